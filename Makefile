@@ -1,0 +1,39 @@
+# Each target sets up what it needs in a virtual environment of its own, .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help demo test test-long lint install clean
+
+help:
+	@echo "make demo       the whole main job on a phantom: data, training, prediction, submission.zip, score, demo/report.png"
+	@echo "make test       the test suite (about ten minutes on two cores)"
+	@echo "make test-long  the tests that take minutes each"
+	@echo "make lint       style and formatting"
+	@echo "make install    only the virtual environment"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@# A plain path to the checkout: numba's kernels, which pip leaves behind when it replaces an ordinary installation, shadow any other link.
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".[test]"
+	touch $@
+
+demo: install
+	$(BIN)/vesuvius-kit demo --output demo
+
+test: install
+	$(BIN)/python -m pytest -m "not long and not gpu"
+
+test-long: install
+	$(BIN)/python -m pytest -m "long and not gpu"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,245 @@
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from competitions import make_pair
+
+from vesuvius_kit import submission
+from vesuvius_kit.checkpoint import save_checkpoint
+from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
+from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
+from vesuvius_kit.inference import OutOfTimeError
+from vesuvius_kit.models import create_model
+from vesuvius_kit.submission import (
+    list_images,
+    parse_duration,
+    postprocess_folder,
+    predict_folder,
+    validate_submission,
+    write_submission,
+)
+from vesuvius_kit.volume import read_volume, write_volume
+
+PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32")
+POSTPROCESS = PostprocessConfig(t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
+SHAPES = {"7": (24, 24, 24), "11": (10, 30, 17), "402": (16, 20, 33)}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, shape in SHAPES.items():
+        write_volume(folder / f"{name}.tif", make_pair(shape, int(name))[0])
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    model = create_model("unet3d", initial_filters=2, depth=1)
+    save_checkpoint(tmp_path / "run" / "fold_0" / "best", model, {"config": config_to_dict(RunConfig())})
+    return tmp_path / "run"
+
+
+def masks_in(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("600", 600), ("1h2m3s", 3723), ("0.5h", 1800)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5m3h", "-3m", "0s", "8h30"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(InputValueError, match="budget must"):
+        parse_duration(text)
+
+
+def test_a_submission_holds_one_valid_mask_for_each_image(images, run, tmp_path):
+    path = tmp_path / "submission.zip"
+    summary = write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    assert sorted(summary.predicted) == sorted(SHAPES)
+    assert summary.simple == []
+    assert sorted(masks_in(path)) == sorted(f"{name}.tif" for name in SHAPES)
+    for name, shape in SHAPES.items():
+        mask = read_volume(tmp_path / "submission_masks" / f"{name}.tif")
+        assert mask.dtype == np.uint8
+        assert mask.shape == shape
+        assert set(np.unique(mask)) <= {0, 1}
+    assert validate_submission(path, images) == 3
+
+
+def test_the_masks_are_those_of_predict_and_postprocess(images, run, tmp_path):
+    write_submission(tmp_path / "submission.zip", images, [run], PREDICT, POSTPROCESS)
+    predict_folder(images, [run], tmp_path / "probabilities", PREDICT)
+    postprocess_folder(tmp_path / "probabilities", tmp_path / "masks", POSTPROCESS)
+    for name, shape in SHAPES.items():
+        probability = np.load(tmp_path / "probabilities" / f"{name}.npy")
+        assert probability.dtype == np.float16
+        assert probability.shape == shape
+        mask = read_volume(tmp_path / "masks" / f"{name}.tif")
+        # float16 may move a voxel that lies exactly at a threshold.
+        assert (mask != read_volume(tmp_path / "submission_masks" / f"{name}.tif")).mean() < 0.01
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(images, run, tmp_path, monkeypatch):
+    path = tmp_path / "submission.zip"
+    calls = []
+    predict = submission.predict_ensemble
+
+    def stop_at_second(models, volume, **settings):
+        calls.append(volume.shape)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(models, volume, **settings)
+
+    monkeypatch.setattr(submission, "predict_ensemble", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    assert not path.exists()
+    assert len(list((tmp_path / "submission_masks").glob("*.tif"))) == 1
+    write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    assert len(calls) == 4  # one done, one stopped, then the second and third
+    assert validate_submission(path, images) == 3
+
+
+def test_masks_of_other_settings_never_mix(images, run, tmp_path):
+    path = tmp_path / "submission.zip"
+    write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    other = PostprocessConfig(t_low=0.3, t_high=0.5, z_radius=0, xy_radius=0, dust_min_size=2)
+    with pytest.raises(InputValueError, match=r"--fresh.*postprocess.xy_radius: 1 -> 0"):
+        write_submission(path, images, [run], PREDICT, other)
+    save_checkpoint(
+        run / "fold_0" / "best",
+        create_model("unet3d", initial_filters=2, depth=1),
+        {"config": config_to_dict(RunConfig())},
+    )
+    with pytest.raises(InputValueError, match=r"predict.weights"):
+        write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    write_submission(path, images, [run], PREDICT, other, fresh=True)
+
+
+def test_when_the_time_is_over_the_rest_gets_simple_masks_and_the_next_run_goes_on(
+    images, run, tmp_path, monkeypatch, caplog
+):
+    path = tmp_path / "submission.zip"
+    predict = submission.predict_ensemble
+    done = []
+
+    def out_of_time_after_one(models, volume, *, deadline, **settings):
+        assert deadline is not None
+        if done:
+            raise OutOfTimeError
+        done.append(volume.shape)
+        return predict(models, volume, deadline=None, **settings)
+
+    monkeypatch.setattr(submission, "predict_ensemble", out_of_time_after_one)
+    with caplog.at_level("WARNING"):
+        summary = write_submission(path, images, [run], PREDICT, POSTPROCESS, budget_seconds=3600)
+    assert len(summary.predicted) == 1
+    assert len(summary.simple) == 2
+    assert "2 of 3 volumes get a simple mask" in caplog.text
+    assert validate_submission(path, images) == 3
+    monkeypatch.setattr(submission, "predict_ensemble", predict)
+    summary = write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    assert summary.simple == []
+
+
+def test_a_budget_too_small_for_anything_still_leaves_a_valid_archive(images, run, tmp_path):
+    summary = write_submission(tmp_path / "s.zip", images, [run], PREDICT, POSTPROCESS, budget_seconds=1e-3)
+    assert summary.predicted == []
+    assert validate_submission(tmp_path / "s.zip", images) == 3
+
+
+def test_two_checkpoints_are_averaged(images, run, tmp_path):
+    model = create_model("unet3d", initial_filters=2, depth=1)
+    save_checkpoint(run / "fold_1" / "best", model, {"config": config_to_dict(RunConfig())})
+    for output, checkpoints in (("both", [run]), ("first", [run / "fold_0"]), ("second", [run / "fold_1"])):
+        predict_folder(images, checkpoints, tmp_path / output, PREDICT)
+    both, first, second = (
+        np.load(tmp_path / output / "7.npy").astype(np.float32) for output in ("both", "first", "second")
+    )
+    np.testing.assert_allclose(both, (first + second) / 2, atol=2e-3)
+
+
+def test_each_fault_of_an_archive_is_named(images, run, tmp_path):
+    good = tmp_path / "good.zip"
+    write_submission(good, images, [run], PREDICT, POSTPROCESS)
+    content = masks_in(good)
+    write_volume(tmp_path / "x.tif", np.full(SHAPES["7"], 3, np.uint8))
+    write_volume(tmp_path / "y.tif", np.zeros((3, 4, 5), np.uint8))
+    write_volume(tmp_path / "z.tif", np.zeros(SHAPES["7"], np.float32))
+    changed = {
+        "7.tif is missing": {"7.tif": None},
+        "8.tif has no test image": {"8.tif": content["7.tif"]},
+        "7.tif must hold 0 and 1 only": {"7.tif": (tmp_path / "x.tif").read_bytes()},
+        r"7.tif must have the image's shape \(24, 24, 24\), has \(3, 4, 5\)": {
+            "7.tif": (tmp_path / "y.tif").read_bytes()
+        },
+        "7.tif must be uint8, is float32": {"7.tif": (tmp_path / "z.tif").read_bytes()},
+        "7.tif is not a readable TIFF": {"7.tif": content["7.tif"][:40]},
+    }
+    for message, changes in changed.items():
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            for name, data in {**content, **changes}.items():
+                if data is not None:
+                    archive.writestr(name, data)
+        with pytest.raises(InputValueError, match=message):
+            validate_submission(tmp_path / "bad.zip", images)
+    (tmp_path / "no.zip").write_bytes(b"PK no")
+    with pytest.raises(InputValueError, match="must be a zip archive"):
+        validate_submission(tmp_path / "no.zip", images)
+    with pytest.raises(InputNotFoundError):
+        validate_submission(tmp_path / "nowhere.zip", images)
+
+
+def test_bad_images_stop_before_anything_is_predicted(images, run, tmp_path):
+    path = tmp_path / "submission.zip"
+    whole = (images / "402.tif").read_bytes()
+    (images / "402.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"402\.tif"):
+        write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    assert not path.exists()
+    assert not (tmp_path / "submission_masks").exists()
+    for file in images.iterdir():
+        file.unlink()
+    with pytest.raises(InputValueError, match=r"at least one \.tif, got the empty folder"):
+        list_images(images)
+
+
+def test_a_failing_archive_leaves_no_archive(images, run, tmp_path, monkeypatch):
+    path = tmp_path / "submission.zip"
+
+    def full_disk(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_submission(path, images, [run], PREDICT, POSTPROCESS)
+    assert not path.exists()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+
+
+def test_probabilities_that_cannot_be_used_are_named(tmp_path):
+    folder = tmp_path / "probabilities"
+    folder.mkdir()
+    with pytest.raises(InputValueError, match=r"at least one \.npy"):
+        postprocess_folder(folder, tmp_path / "masks", POSTPROCESS)
+    np.save(folder / "7.npy", np.zeros((4, 5, 6), np.float16))
+    (folder / "8.npy").write_bytes((folder / "7.npy").read_bytes()[:100])
+    with pytest.raises(InputValueError, match=r"complete \.npy array, got .*8\.npy"):
+        postprocess_folder(folder, tmp_path / "masks", POSTPROCESS)
+    assert not (tmp_path / "masks" / "8.tif").exists()
+
+
+def test_settings_lie_beside_the_results(images, run, tmp_path):
+    predict_folder(images, [run], tmp_path / "probabilities", PREDICT)
+    noted = json.loads((tmp_path / "probabilities" / "settings.json").read_text())["predict"]
+    assert noted["window"] == [16, 16, 16]
+    assert len(noted["weights"]) == 1

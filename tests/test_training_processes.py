@@ -1,0 +1,152 @@
+"""Several processes train as one does: gloo on the processor, started by Accelerate's own launchers."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from competitions import TINY, write_small_competition
+
+from vesuvius_kit.checkpoint import load_checkpoint
+from vesuvius_kit.config import config_to_yaml, load_config
+
+LAUNCH = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vesuvius_kit", "train"],
+    "accelerate": [
+        "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--main_process_port=0",
+        "-m", "vesuvius_kit", "train",
+    ],
+    "alone": ["-m", "vesuvius_kit", "train"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    data = write_small_competition(tmp_path / "data")
+    settings = {**TINY, "data": str(data), "train.validation_patches": 3, "train.num_epochs": 2}
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(load_config(None, {**settings, "predict.device": "cpu"})))
+    return path
+
+
+def launch(how, config_file, output, *more):
+    arguments = [sys.executable, *LAUNCH[how], f"--config={config_file}", f"--output={output}", *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment, timeout=240)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def read_lines(folder):
+    return [json.loads(line) for line in (folder / "fold_0" / "log.jsonl").read_text().splitlines()]
+
+
+def numbers(line):
+    """Every figure of a log line but its time and the norm of the gradient, which is no loss, flat."""
+    for key in ("rate", "train", "validation", "score"):
+        value = line[key]
+        yield from [value[name] for name in value if name != "gradient_norm"] if isinstance(value, dict) else [value]
+
+
+def assert_same_curve(one, two):
+    assert len(one) == len(two)
+    for left, right in zip(one, two):
+        assert list(numbers(left)) == pytest.approx(list(numbers(right)), abs=1e-5)
+        assert left["train"]["gradient_norm"] == pytest.approx(right["train"]["gradient_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("how", ["torchrun", pytest.param("accelerate", marks=pytest.mark.long)])
+def test_two_processes_have_the_curve_of_one_with_the_doubled_batch(config_file, tmp_path, how):
+    for name, launcher in (("one", "alone"), ("two", how)):
+        done = launch(launcher, config_file, tmp_path / name)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.split() == [str(tmp_path / name)]
+    one, two = (read_lines(tmp_path / name) for name in ("one", "two"))
+    assert_same_curve(one, two)
+    assert one[-1]["score"]["volumes"] == 2
+    # Trained, not merely started alike.
+    assert one[-1]["train"]["loss"] < one[0]["train"]["loss"]
+    weights = [load_checkpoint(tmp_path / name / "fold_0" / "last").weights for name in ("one", "two")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
+def test_the_number_of_processes_may_change_between_a_stop_and_a_resume(config_file, tmp_path):
+    from accelerate import notebook_launcher
+
+    from vesuvius_kit.training import train
+
+    whole = launch("alone", config_file, tmp_path / "one")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    config = load_config(config_file, {"output": str(tmp_path / "two")})
+    notebook_launcher(_stop_after_the_first_epoch, (config,), num_processes=2, use_port=free_port())
+    assert len(read_lines(tmp_path / "two")) == 1
+    # After a run in the notebook itself the launcher must still be willing.
+    train(load_config(config_file, {"output": str(tmp_path / "here"), "train.num_epochs": 1}))
+    notebook_launcher(train, (config,), num_processes=2, use_port=free_port())
+    assert_same_curve(read_lines(tmp_path / "one"), read_lines(tmp_path / "two"))
+
+
+def _stop_after_the_first_epoch(config):
+    import vesuvius_kit.training.loop as loop
+
+    make_summary = loop._summary
+
+    def stop(line):
+        if line["epoch"] == 0:
+            raise SystemExit(0)
+        return make_summary(line)
+
+    loop._summary = stop
+    # Both leave at the same place: after the first epoch's checkpoint.
+    loop.train(config)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_in_one_line(config_file, tmp_path):
+    done = launch("torchrun", config_file, tmp_path / "two", "--train.batch_size=3")
+    assert done.returncode != 0
+    assert "train.batch_size must be divisible by the 2 processes that share it, got 3" in done.stderr
+    assert not (tmp_path / "two" / "fold_0").exists()
+
+
+@pytest.mark.long
+def test_scored_volumes_and_poisoned_steps_are_the_same_for_all(config_file, tmp_path):
+    from accelerate import notebook_launcher
+
+    config = load_config(config_file, {"output": str(tmp_path / "two"), "train.num_epochs": 2})
+    notebook_launcher(_poison_the_second_process, (config,), num_processes=2, use_port=free_port())
+    lines = read_lines(tmp_path / "two")
+    assert [line["train"]["skipped_steps"] for line in lines] == [1, 1]
+    assert all(
+        torch.isfinite(tensor).all() for tensor in load_checkpoint(tmp_path / "two/fold_0/last").weights.values()
+    )
+
+
+def _poison_the_second_process(config):
+    from vesuvius_kit.losses import WeightedLoss
+    from vesuvius_kit.training import train
+
+    forward, calls = WeightedLoss.forward, []
+
+    def poisoned(self, logits, labels):
+        total, components = forward(self, logits, labels)
+        calls.append(total)
+        # The loss only: its gradient stays finite, so nothing but the shared verdict tells the first process.
+        if (
+            os.environ["RANK"] == "1"
+            and torch.is_grad_enabled()
+            and len([c for c in calls if c.requires_grad]) % 4 == 2
+        ):
+            total = total + (torch.full_like(total, float("nan")) - total.detach()).detach()
+        return total, components
+
+    WeightedLoss.forward = poisoned
+    train(config)

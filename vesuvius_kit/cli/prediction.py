@@ -1,0 +1,48 @@
+"""What the commands that predict share: their arguments, and the settings a checkpoint brings along."""
+
+import sys
+
+from vesuvius_kit.config import config_to_dict, instantiate, load_config, parse_arguments
+
+
+def add_prediction_arguments(parser):
+    parser.add_argument(
+        "--checkpoints", type=str, nargs="+", default=["checkpoints"], help="checkpoints, folds or runs; averaged"
+    )
+    parser.add_argument(
+        "--config", type=str, default=None, help="take the settings from here instead of the first checkpoint"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes that share the volumes; by default one for each GPU"
+    )
+    parser.add_argument("--fresh", action="store_true", help="make again what is there")
+
+
+def parse_with_checkpoint_defaults(parser, arguments, sections):
+    """Parse twice: the settings a checkpoint was trained with are the defaults of what is not given.
+
+    Returns the parsed namespace and the one with the sections as dataclasses.
+    """
+    given = parse_arguments(parser, arguments)
+    if given.config is not None:
+        stored = config_to_dict(load_config(given.config))
+    else:
+        from vesuvius_kit.checkpoint import find_checkpoints, load_checkpoint
+
+        stored = load_checkpoint(find_checkpoints(given.checkpoints)[0]).state["config"]
+    # A device or a precision belongs to the machine, not to the checkpoint.
+    defaults = {
+        f"{section}.{key}": value
+        for section in sections
+        for key, value in stored[section].items()
+        if key not in ("device", "precision")
+    }
+    parser.set_defaults(defaults)
+    given = parse_arguments(parser, arguments)
+    return given, instantiate(parser, given)
+
+
+def report_worker_error(error):
+    """Print the one line of a prediction process that failed; the exit code."""
+    print(f"vesuvius-kit: {error}; what is done is kept, the same command goes on", file=sys.stderr)
+    return 1

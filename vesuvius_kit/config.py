@@ -1,0 +1,700 @@
+"""Every setting of a run, its default and its unit; a YAML file holds only what differs.
+
+The dataclasses are frozen. A default that belongs to a function stands in the function's signature too; a test compares the
+two, so that this file loads neither torch nor numba and `--help` stays instant.
+"""
+
+import dataclasses
+import itertools
+import json
+from argparse import ArgumentError
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_integer, check_real, check_size
+from vesuvius_kit.lr import MAX_FACTOR
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Parameters
+    ----------
+    name : str
+        A name of `vesuvius_kit.models.list_models`.
+    options : dict
+        Keyword arguments of that model, for example ``{"initial_filters": 16}``.
+    normalisation : str
+        ``volume``: z-score by the volume's own mean and deviation. It is stored with the weights.
+    """
+
+    name: str = "unet3d"
+    options: dict[str, Any] = field(default_factory=dict)
+    normalisation: Literal["volume"] = "volume"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weighted loss; a weight of 0 switches a component off.
+
+    Parameters
+    ----------
+    dice_weight : float
+        Overlap of prediction and surface.
+    cross_entropy_weight : float
+        Plain cross-entropy.
+    focal_weight : float
+        Cross-entropy that fades where the network is sure.
+    boundary_weight : float
+        Cross-entropy near the boundary of the surface.
+    variance_weight : float
+        The term of the plateau case that rewards uncertainty; kept for study.
+    cldice_weight : float
+        Centreline Dice.
+    connectivity_weight : float
+        Difference of the max-pooled masks.
+    focal_gamma : float
+        Exponent of the focal term.
+    focal_alpha : float
+        Weight of the surface in the focal term, in [0, 1].
+    class_weights : tuple of float
+        Background and surface, in the focal term only.
+    schedule : dict of str to list of (int, float)
+        Weights that change over the epochs: the name of a weight above to points (epoch, weight) in rising order. Epochs
+        are those of the log, counted from 0 and on through a resume; before its first point a weight has its plain value.
+    schedule_kind : str
+        ``step``: each point's weight holds until the next; ``linear``: straight lines between the points.
+    unlabelled_as_surface : bool
+        FOR THE PLATEAU STUDY ALONE: read label 2 (nobody looked) as surface, in training and in the validation loss, the
+        mistake that the plateau case made. The log says so loudly.
+    """
+
+    dice_weight: float = 0.5
+    cross_entropy_weight: float = 0.5
+    focal_weight: float = 0.0
+    boundary_weight: float = 0.0
+    variance_weight: float = 0.0
+    cldice_weight: float = 0.0
+    connectivity_weight: float = 0.0
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.35
+    class_weights: tuple[float, float] = (1.0, 1.5)
+    schedule: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    schedule_kind: Literal["step", "linear"] = "step"
+    unlabelled_as_surface: bool = False
+
+    def __post_init__(self):
+        for name, weight in self.weights().items():
+            check_real(f"loss.{name}_weight", weight, minimum=0)
+        for name, points in self.schedule.items():
+            if name.removesuffix(_WEIGHT) not in self.weights() or not name.endswith(_WEIGHT):
+                raise InputValueError(f"loss.schedule must name weights such as variance_weight, got {name}")
+            _check_points(f"loss.schedule.{name}", points)
+        # Between two points the sum is a mixture of the sums there: none is 0 if these are not.
+        for epoch in sorted({0, *(epoch for points in self.schedule.values() for epoch, _ in points)}):
+            if not any(self.weights(epoch).values()):
+                raise InputValueError(f"loss must have at least one weight > 0, got all 0 in epoch {epoch}")
+
+    def weights(self, epoch: int | None = None) -> dict[str, float]:
+        """Return the weight of each component by its name.
+
+        Parameters
+        ----------
+        epoch : int, optional
+            The epoch for which the schedule is asked; without it the plain weights.
+
+        Returns
+        -------
+        dict of str to float
+        """
+        names = [entry.name for entry in dataclasses.fields(self) if entry.name.endswith(_WEIGHT)]
+        weights = {name: getattr(self, name) for name in names}
+        if epoch is not None:
+            for name, points in self.schedule.items():
+                weights[name] = _follow(points, epoch, weights[name], self.schedule_kind)
+        return {name.removesuffix(_WEIGHT): weight for name, weight in weights.items()}
+
+
+_WEIGHT = "_weight"
+
+
+def _check_points(name, points):
+    if not points:
+        raise InputValueError(f"{name} must have at least one point (epoch, weight), got none")
+    for epoch, weight in points:
+        check_integer(f"epoch in {name}", epoch, minimum=0)
+        check_real(f"weight in {name}", weight, minimum=0)
+    epochs = [epoch for epoch, _ in points]
+    if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
+        raise InputValueError(f"epochs in {name} must rise, got {epochs}")
+
+
+def _follow(points, epoch, plain, kind):
+    """The scheduled weight of an epoch; ``plain`` before the first point."""
+    passed = [point for point in points if point[0] <= epoch]
+    if not passed:
+        return plain
+    start, weight = passed[-1]
+    if kind == "linear" and len(passed) < len(points):
+        end, next_weight = points[len(passed)]
+        return weight + (next_weight - weight) * (epoch - start) / (end - start)
+    return weight
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves; see `vesuvius_kit.lr.BoundedLR`.
+
+    Parameters
+    ----------
+    handler : str
+        ``bounded``. The others, ``legacy`` and ``legacy_compounding``, are those of the plateau case, whose rates run
+        away: FOR THE STUDY ALONE.
+    schedule : str
+        The base schedule.
+    warmup_epochs : int
+        Epochs of linear warm-up.
+    eta_min : float
+        Of cosine and warm_restarts: the lowest rate.
+    t_0 : int
+        Of warm_restarts: epochs of the first cycle.
+    t_mult : int
+        Of warm_restarts: growth of each next cycle.
+    power : float
+        Of polynomial: the exponent.
+    plateau_patience : int
+        Of plateau: epochs without an improvement that are tolerated before a reduction.
+    plateau_factor : float
+        Of plateau: what a reduction multiplies the rate by.
+    plateau_threshold : float
+        Of plateau: what counts as an improvement, as a fraction of the best validation loss.
+    allow_raise : bool
+        Whether a plateau may raise the rate at all.
+    raises_on_plateau_schedule : bool
+        Whether it may do so under the schedule plateau, which reduces.
+    patience : int
+        Epochs without an improvement before a raise.
+    min_delta : float
+        What counts as an improvement of the validation loss for that.
+    cooldown : int
+        Epochs after a raise before the next.
+    raise_start_epoch : int
+        No raise before this epoch, counted from 0.
+    max_factor : float
+        The rate never passes this many times the base, over the whole run; at most 5.
+    floor : float
+        The rate never falls below this.
+    """
+
+    handler: Literal["bounded", "legacy", "legacy_compounding"] = "bounded"
+    schedule: Literal["constant", "cosine", "warm_restarts", "polynomial", "plateau"] = "polynomial"
+    warmup_epochs: int = 2
+    eta_min: float = 1e-6
+    t_0: int = 10
+    t_mult: int = 2
+    power: float = 0.9
+    plateau_patience: int = 5
+    plateau_factor: float = 0.5
+    plateau_threshold: float = 0.001
+    allow_raise: bool = True
+    raises_on_plateau_schedule: bool = False
+    patience: int = 5
+    min_delta: float = 0.002
+    cooldown: int = 5
+    raise_start_epoch: int = 15
+    max_factor: float = MAX_FACTOR
+    floor: float = 1e-7
+
+    def __post_init__(self):
+        check_integer("lr.warmup_epochs", self.warmup_epochs, minimum=0)
+        check_real("lr.max_factor", self.max_factor, minimum=1, maximum=MAX_FACTOR)
+
+
+@dataclass(frozen=True)
+class PatchConfig:
+    """Which pieces of the volumes the network trains on.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Patch edges in voxels, (z, y, x).
+    per_volume : int
+        Patches taken from a volume once it is decoded.
+    surface_fraction : float
+        Share of patches centred on a surface voxel.
+    max_unlabelled_fraction : float
+        Patches with a larger share of label 2 are drawn again.
+    cache_volumes : int
+        Decoded volumes held in memory by each loader process.
+    augmentation : str
+        ``none``, ``symmetries`` (the 16 that keep z) or ``light`` (with grey-value changes too).
+    """
+
+    size: tuple[int, int, int] = (128, 128, 128)
+    per_volume: int = 4
+    surface_fraction: float = 0.5
+    max_unlabelled_fraction: float = 0.9
+    cache_volumes: int = 4
+    augmentation: Literal["none", "symmetries", "light"] = "light"
+
+    def __post_init__(self):
+        check_size("patches.size", self.size)
+        check_integer("patches.per_volume", self.per_volume, minimum=1)
+        check_integer("patches.cache_volumes", self.cache_volumes, minimum=1)
+        check_real("patches.surface_fraction", self.surface_fraction, minimum=0, maximum=1)
+        check_real("patches.max_unlabelled_fraction", self.max_unlabelled_fraction, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of AdamW; the base of the bounded controller.
+    weight_decay : float
+        Of AdamW.
+    num_epochs : int
+        Length of the run.
+    steps_per_epoch : int
+        Batches in an epoch.
+    batch_size : int
+        Patches in a batch of the run. Several processes share it in equal parts, so it must be divisible by their number,
+        which does not change what is computed.
+    gradient_clip : float
+        Largest norm of the gradient.
+    early_stopping_patience : int
+        Epochs without a better validation loss or score after which the run ends; 0 never stops early.
+    validation_patches : int
+        Fixed patches on which the validation loss is taken after every epoch.
+    score_every_epochs : int
+        Whole validation volumes are predicted and scored after every so many epochs, and after the last.
+    validation_volumes : int
+        How many of them, spread evenly over the fold; 0 means all.
+    precision : str
+        ``auto``: bf16 where the processor or GPU has it, else fp16 on a GPU and fp32 on a processor.
+    num_workers : int
+        Loader processes.
+    seed : int
+        Of weights, patches and augmentation.
+    swa_start_epoch : int
+        From this epoch on, counted from 0, the weights are averaged (stochastic weight averaging); 0 is off.
+    swa_every_epochs : int
+        Every so many epochs the weights go into the mean.
+    swa_learning_rate : float
+        The constant rate while weights are averaged; at most ``lr.max_factor`` times the base, and nothing raises it.
+    evidence_every_epochs : int
+        Every so many epochs the gradients of the loss components and the output are looked at on fixed patches, for the
+        log and the diagnosis; 0 never. It changes nothing that is computed.
+    save_every_steps : int
+        A checkpoint is written after so many steps within an epoch too, so that a kill costs no more than these; 0 only
+        after every epoch. It changes nothing that is computed.
+    rollback_tolerance : float
+        The run goes back to its best state when the validation loss is worse than the best by more than this fraction of
+        it; 0 never.
+    rollback_rising_epochs : int
+        It also goes back when the validation loss has risen for so many epochs in a row; 0 never. Neither happens during
+        warm-up, nor under the schedule ``warm_restarts``, whose restarts are meant to lose the best for a time.
+    max_rollbacks : int
+        A run goes back this often at most.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    num_epochs: int = 100
+    steps_per_epoch: int = 250
+    batch_size: int = 2
+    gradient_clip: float = 2.0
+    early_stopping_patience: int = 0
+    validation_patches: int = 16
+    score_every_epochs: int = 5
+    validation_volumes: int = 4
+    precision: Precision = "auto"
+    num_workers: int = 2
+    seed: int = 0
+    swa_start_epoch: int = 0
+    swa_every_epochs: int = 5
+    swa_learning_rate: float = 5e-5
+    evidence_every_epochs: int = 5
+    save_every_steps: int = 0
+    rollback_tolerance: float = 0.15
+    rollback_rising_epochs: int = 5
+    max_rollbacks: int = 3
+
+    def __post_init__(self):
+        check_real("train.learning_rate", self.learning_rate, above=0)
+        check_real("train.weight_decay", self.weight_decay, minimum=0)
+        check_real("train.gradient_clip", self.gradient_clip, above=0)
+        for name in ("num_epochs", "steps_per_epoch", "batch_size", "validation_patches", "score_every_epochs"):
+            check_integer(f"train.{name}", getattr(self, name), minimum=1)
+        from_zero = ("early_stopping_patience", "validation_volumes", "num_workers", "seed", "swa_start_epoch")
+        switches = ("evidence_every_epochs", "save_every_steps", "rollback_rising_epochs", "max_rollbacks")
+        for name in from_zero + switches:
+            check_integer(f"train.{name}", getattr(self, name), minimum=0)
+        check_real("train.rollback_tolerance", self.rollback_tolerance, minimum=0)
+        check_integer("train.swa_every_epochs", self.swa_every_epochs, minimum=1)
+        check_real("train.swa_learning_rate", self.swa_learning_rate, above=0)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Sliding-window inference.
+
+    Parameters
+    ----------
+    window : tuple of int
+        Window edges in voxels, (z, y, x); (0, 0, 0) means the patch size of the training.
+    overlap : float
+        Smallest share of a window that the next one covers again, in [0, 1).
+    batch_size : int
+        Windows in one forward pass.
+    views : str
+        Test-time augmentation: ``none``, ``mirror`` (8 flips) or ``seven`` (3 flips, 3 quarter turns about z, identity).
+    precision : str
+        As in training.
+    device : str
+        ``auto``, or a torch device such as ``cuda:1``; for training too, where each of several processes needs its own.
+    """
+
+    window: tuple[int, int, int] = (0, 0, 0)
+    overlap: float = 0.5
+    batch_size: int = 1
+    views: Literal["none", "mirror", "seven"] = "none"
+    precision: Precision = "auto"
+    device: str = "auto"
+
+    def __post_init__(self):
+        check_size("predict.window", self.window, minimum=0)
+        check_real("predict.overlap", self.overlap, minimum=0, below=1)
+        check_integer("predict.batch_size", self.batch_size, minimum=1)
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """Probability to mask; see `vesuvius_kit.postprocess.make_mask`.
+
+    Parameters
+    ----------
+    pipeline : str
+        A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps. The other settings are those of ``public``.
+    t_low : float
+        Voxels of at least this probability are kept if they connect to a strong one.
+    t_high : float
+        Voxels of at least this probability are strong.
+    z_radius : int
+        Half height of the closing cylinder, in voxels.
+    xy_radius : int
+        Radius of the closing cylinder, in voxels.
+    dust_min_size : int
+        Components with fewer voxels are removed.
+    """
+
+    pipeline: str = "public"
+    t_low: float = 0.35
+    t_high: float = 0.85
+    z_radius: int = 3
+    xy_radius: int = 2
+    dust_min_size: int = 100
+
+    def __post_init__(self):
+        check_real("postprocess.t_low", self.t_low, minimum=0, maximum=1)
+        check_real("postprocess.t_high", self.t_high, minimum=self.t_low, maximum=1)
+        for name in ("z_radius", "xy_radius", "dust_min_size"):
+            check_integer(f"postprocess.{name}", getattr(self, name), minimum=0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of a run.
+
+    Parameters
+    ----------
+    data : str
+        Competition folder.
+    output : str
+        Folder of the run; fold K goes to ``fold_K`` in it.
+    folds : list of int
+        Which folds are trained, one after the other; a single index is taken as a list of one.
+    n_folds : int
+        Into how many scroll-grouped folds the training chunks are split; at most the number of scrolls.
+    model : ModelConfig
+        The network.
+    loss : LossConfig
+        The weighted loss.
+    lr : ScheduleConfig
+        How the learning rate moves.
+    patches : PatchConfig
+        Which pieces of the volumes the network trains on.
+    train : TrainConfig
+        The training loop.
+    predict : PredictConfig
+        Sliding-window inference.
+    postprocess : PostprocessConfig
+        Probability to mask.
+    """
+
+    data: str = ""
+    output: str = "checkpoints"
+    folds: int | list[int] = field(default_factory=lambda: [0])
+    n_folds: int = 5
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    lr: ScheduleConfig = field(default_factory=ScheduleConfig)
+    patches: PatchConfig = field(default_factory=PatchConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+
+    def __post_init__(self):
+        check_integer("n_folds", self.n_folds, minimum=2)
+        folds = [self.folds] if isinstance(self.folds, int) else list(self.folds)
+        for fold in folds:
+            check_integer("folds", fold, minimum=0, maximum=self.n_folds - 1)
+        object.__setattr__(self, "folds", folds)
+        if self.train.swa_start_epoch:
+            cap = self.lr.max_factor * self.train.learning_rate
+            check_real("train.swa_learning_rate", self.train.swa_learning_rate, maximum=cap)
+
+
+def list_configs() -> list[str]:
+    """Return the names of the configurations that ship inside the package.
+
+    Returns
+    -------
+    list of str
+    """
+    folder = resources.files("vesuvius_kit") / "configs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def find_config(name_or_path) -> Path:
+    """Return the YAML file meant by a path or by the name of a configuration that ships with the kit.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        An existing file, or a name of `list_configs` with or without ``.yaml``.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    InputNotFoundError
+        Neither a file nor a known name.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    name = str(name_or_path).removesuffix(".yaml")
+    if name in list_configs():
+        return Path(str(resources.files("vesuvius_kit") / "configs" / f"{name}.yaml"))
+    raise InputNotFoundError(
+        f"configuration must be a YAML file or one of {', '.join(list_configs())}, got {name_or_path}"
+    )
+
+
+def load_config(name_or_path=None, overrides: dict | None = None) -> RunConfig:
+    """Return the configuration of a YAML file, with single settings replaced.
+
+    Parameters
+    ----------
+    name_or_path : str or Path, optional
+        See `find_config`; without it the defaults.
+    overrides : dict, optional
+        Values by dotted key, for example ``{"train.learning_rate": 1e-3}``.
+
+    Returns
+    -------
+    RunConfig
+
+    Raises
+    ------
+    InputNotFoundError, InputValueError
+        No such configuration; an unknown key, a value of the wrong kind or out of range.
+    """
+    parser = make_parser()
+    arguments = [] if name_or_path is None else [f"--config={name_or_path}"]
+    for key, value in (overrides or {}).items():
+        arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return run_config_of(parser, parse_arguments(parser, arguments))
+
+
+def config_to_dict(config) -> dict:
+    """Return a configuration as plain dicts, lists and scalars, as JSON and YAML hold them.
+
+    Parameters
+    ----------
+    config : RunConfig or one of its sections
+        What is converted.
+
+    Returns
+    -------
+    dict
+    """
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """Return the whole configuration as YAML that `load_config` reads back to an equal object.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What is written.
+
+    Returns
+    -------
+    str
+    """
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+def changed_settings(before: dict, after: dict, prefix: str = "") -> list[str]:
+    """Return the dotted keys whose values differ between two configurations, each with both values.
+
+    Parameters
+    ----------
+    before, after : dict
+        As `config_to_dict` gives them.
+    prefix : str
+        Dotted key of the level the dicts belong to.
+
+    Returns
+    -------
+    list of str
+        For example ``["train.learning_rate: 0.001 -> 0.0001"]``; empty when equal.
+    """
+    changes = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += changed_settings(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changes.append(f"{prefix}{key}: {old} -> {new}")
+    return changes
+
+
+def make_parser(**kwargs):
+    """Return a parser of ``--config NAME`` and one option for every setting of `RunConfig`.
+
+    Parameters
+    ----------
+    **kwargs
+        Of jsonargparse's ArgumentParser.
+
+    Returns
+    -------
+    jsonargparse.ArgumentParser
+        It raises ArgumentError instead of leaving the process, and accepts no abbreviated option.
+    """
+    from jsonargparse import ActionConfigFile
+
+    class NamedConfig(ActionConfigFile):
+        """A configuration file given by path or by the name of one that ships with the kit."""
+
+        def __call__(self, parser, namespace, value, option_string=None):
+            super().__call__(parser, namespace, str(find_config(value)), option_string)
+
+    parser = make_bare_parser(**kwargs)
+    parser.add_argument("--config", action=NamedConfig, help=f"YAML file, or one of: {', '.join(list_configs())}")
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def make_bare_parser(**kwargs):
+    """Return a parser without options that raises ArgumentError and accepts no abbreviated option.
+
+    Parameters
+    ----------
+    **kwargs
+        Of jsonargparse's ArgumentParser.
+
+    Returns
+    -------
+    jsonargparse.ArgumentParser
+    """
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(allow_abbrev=False, exit_on_error=False, **kwargs)
+
+
+def instantiate(parser, namespace):
+    """Return a parsed namespace with its sections as dataclasses, every range checked.
+
+    Parameters
+    ----------
+    parser : jsonargparse.ArgumentParser
+        The parser that made ``namespace``.
+    namespace : jsonargparse.Namespace
+        What `parse_arguments` returned.
+
+    Returns
+    -------
+    jsonargparse.Namespace
+
+    Raises
+    ------
+    InputValueError
+        A value out of range.
+    """
+    # instantiate_classes is its name up to jsonargparse 4.48.
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return build(namespace)
+
+
+def parse_arguments(parser, arguments):
+    """Parse a command line and turn a multi-line complaint of the parser into one line.
+
+    Parameters
+    ----------
+    parser : jsonargparse.ArgumentParser
+        What parses.
+    arguments : sequence of str
+        The words of the command line.
+
+    Returns
+    -------
+    jsonargparse.Namespace
+
+    Raises
+    ------
+    InputValueError
+        An unknown or abbreviated option, a value of the wrong kind, an unreadable YAML file.
+    """
+    try:
+        return parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise InputValueError(" ".join(str(error).split())) from error
+
+
+def run_config_of(parser, namespace) -> RunConfig:
+    """Return the settings in a parsed namespace as a `RunConfig`, checking every range.
+
+    Parameters
+    ----------
+    parser : jsonargparse.ArgumentParser
+        The parser that made ``namespace``, see `make_parser`.
+    namespace : jsonargparse.Namespace
+        What `parse_arguments` returned.
+
+    Returns
+    -------
+    RunConfig
+
+    Raises
+    ------
+    InputValueError
+        A value out of range.
+    """
+    built = instantiate(parser, namespace)
+    return RunConfig(**{entry.name: built[entry.name] for entry in dataclasses.fields(RunConfig)})

@@ -1,0 +1,286 @@
+"""The main job on a phantom: data, training, prediction, repair, ``submission.zip``, score and a picture.
+
+Seeds and styles are fixed before anything is trained. The trained network is measured against two masks that need no
+training; their thresholds are chosen on the training volumes, and they get the same repair.
+"""
+
+import json
+import logging
+import tempfile
+import time
+import zipfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from vesuvius_kit.competition import Competition
+from vesuvius_kit.config import RunConfig, load_config
+from vesuvius_kit.console import no_progress
+from vesuvius_kit.metrics import leaderboard_score, surface_dice
+from vesuvius_kit.phantom import STYLES, write_competition
+from vesuvius_kit.postprocess import close_cylinder, remove_small_components
+from vesuvius_kit.report import read_log, write_report
+from vesuvius_kit.submission import write_submission
+from vesuvius_kit.training import train
+from vesuvius_kit.volume import SURFACE, UNLABELLED, read_volume, write_atomically
+
+logger = logging.getLogger(__name__)
+
+# With four scrolls and four folds, fold 0 holds one of them out to choose the best weights. The first test chunk is of a
+# scroll that was trained on, the second of one that nobody has seen.
+TRAIN_STYLES = ("even", "dense", "wavy", "loose")
+TEST_STYLES = ("dense", "faint")
+TRAIN_CHUNKS = 12
+TRAIN_SHAPE = (160, 160, 160)
+TEST_SHAPE = (320, 320, 320)
+TINY_SHAPE = (64, 64, 64)
+
+# Shares of the voxels taken, and scales of the Laplacian of Gaussian, among which the trivial masks choose.
+SHARES = tuple(np.round(np.arange(0.05, 0.5, 0.05), 2))
+SIGMAS = (1.0, 1.5, 2.0, 2.5, 3.0)
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What the demo made and how good it is.
+
+    Parameters
+    ----------
+    folder : str
+        Where everything lies.
+    rows : list of dict
+        One for each method and test chunk, with its scores.
+    seconds : dict
+        Wall time of each stage.
+    """
+
+    folder: str
+    rows: list
+    seconds: dict
+
+    def to_text(self) -> str:
+        """Return the table of scores and times, a line each."""
+        lines = [
+            f"{'method':<16}{'scroll':<9}{'dice@2 label':>14}{'dice@2 truth':>14}{'topo':>7}{'voi':>7}{'score':>7}"
+        ]
+        for row in self.rows:
+            lines.append(
+                f"{row['method']:<16}{row['scroll']:<9}{row['surface_dice']:>14.3f}{row['surface_dice_truth']:>14.3f}"
+                f"{row['toposcore']:>7.3f}{row['voi_score']:>7.3f}{row['score']:>7.3f}"
+            )
+        lines += ["", *(f"{stage:<16}{seconds:>8.1f} s" for stage, seconds in self.seconds.items())]
+        return "\n".join([*lines, "", f"{self.folder}/submission.zip is valid; open {self.folder}/report.png"])
+
+
+def run_demo(folder="demo", *, seed=0, tiny=False, progress=no_progress) -> DemoSummary:
+    """Run the whole main job in a folder; interrupted and called again, it goes on.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if missing. It will hold ``data``, ``truth``, ``checkpoints``, ``submission.zip``, ``summary.json`` and
+        ``report.png``.
+    seed : int
+        Of the phantom and the training.
+    tiny : bool
+        Small chunks and a few steps: shows that everything runs, not that it learns.
+    progress : callable
+        Wraps everything that takes time, in tqdm's calling form.
+
+    Returns
+    -------
+    DemoSummary
+
+    Raises
+    ------
+    InputError
+        ``folder`` holds something else, or the demo of another seed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _configure(folder, seed, tiny)
+    clock = _Stages(folder / "seconds.json")
+
+    with clock.stage("data"):
+        write_competition(
+            config.data,
+            train=len(TRAIN_STYLES) if tiny else TRAIN_CHUNKS,
+            test=len(TEST_STYLES),
+            shape=TINY_SHAPE if tiny else TRAIN_SHAPE,
+            test_shape=TINY_SHAPE if tiny else TEST_SHAPE,
+            seed=seed,
+            train_styles=TRAIN_STYLES,
+            test_styles=TEST_STYLES,
+            truth_folder=folder / "truth",
+            progress=progress,
+        )
+    with clock.stage("training"):
+        train(config, progress=progress)
+    with clock.stage("submission"):
+        submission = write_submission(
+            folder / "submission.zip",
+            Path(config.data) / "test_images",
+            [folder / "checkpoints"],
+            config.predict,
+            config.postprocess,
+            progress=progress,
+        )
+    with clock.stage("comparison"):
+        rows = compare_with_trivial_masks(config, folder / "truth", submission.zip_path, progress=progress)
+    summary = DemoSummary(str(folder), rows, clock.seconds)
+    with write_atomically(folder / "summary.json") as stream:
+        json.dump(asdict(summary), stream, indent=1)
+    _draw(folder, config, submission.zip_path, summary)
+    return summary
+
+
+def compare_with_trivial_masks(config: RunConfig, truth_folder, zip_path, progress=no_progress) -> list[dict]:
+    """Score the submission and two masks that need no training on every test chunk.
+
+    The trivial masks are the brightest voxels and the strongest ridges (negative Laplacian of Gaussian). The share of
+    voxels they take, and the scale of the ridges, are those with the best mean SurfaceDice on the training volumes. They
+    get the closing and the dust removal of the submission.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run; its data and its post-processing are used.
+    truth_folder : str or Path
+        What `write_competition` kept of the test chunks.
+    zip_path : str or Path
+        The submission.
+    progress : callable
+        Wraps the loops, in tqdm's calling form.
+
+    Returns
+    -------
+    list of dict
+        ``method``, ``scroll``, ``id``, the four scores against the label, and ``surface_dice_truth`` against the full truth.
+    """
+    competition = Competition(config.data)
+    trivial = choose_trivial_masks(competition.train, config, progress=progress)
+    rows = []
+    for style, chunk in progress(_by_style(competition.test).items(), desc="score"):
+        image = read_volume(chunk.image_path)
+        label = read_volume(Path(truth_folder) / "test_labels" / f"{chunk.id}.tif")
+        surface = read_volume(Path(truth_folder) / "test_surfaces" / f"{chunk.id}.tif")
+        masks = {"network": _read_mask(zip_path, chunk.id)}
+        for method, (sigma, share) in trivial.items():
+            masks[method] = _repair(_brightest(_ridges(image, sigma), share), config)
+        for method, mask in masks.items():
+            result = leaderboard_score(mask, label)
+            row = {name: getattr(result, name) for name in ("score", "surface_dice", "toposcore", "voi_score")}
+            row["surface_dice_truth"] = surface_dice(mask, surface)
+            rows.append({"method": method, "scroll": style, "id": chunk.id, **row})
+    return rows
+
+
+def choose_trivial_masks(chunks, config: RunConfig, progress=no_progress) -> dict[str, tuple[float, float]]:
+    """Choose the share of voxels, and the scale, of the two masks that need no training.
+
+    Parameters
+    ----------
+    chunks : sequence of Chunk
+        Training chunks; every third is used.
+    config : RunConfig
+        Its post-processing is applied before scoring.
+    progress : callable
+        Wraps the chunks, in tqdm's calling form.
+
+    Returns
+    -------
+    dict of str to tuple of float
+        ``{"brightest": (0.0, share), "ridges": (sigma, share)}``, each the best in mean SurfaceDice.
+    """
+    candidates = [(sigma, share) for sigma in (0.0, *SIGMAS) for share in SHARES]
+    dice = dict.fromkeys(candidates, 0.0)
+    for chunk in progress(chunks[::3], desc="trivial masks"):
+        image, label = read_volume(chunk.image_path), read_volume(chunk.label_path)
+        for sigma in (0.0, *SIGMAS):
+            ridges = _ridges(image, sigma)
+            for share in SHARES:
+                mask = _repair(_brightest(ridges, share), config)
+                dice[sigma, share] += surface_dice(mask & (label != UNLABELLED), label == SURFACE)
+    return {
+        "brightest": max((key for key in candidates if key[0] == 0), key=dice.get),
+        "ridges": max((key for key in candidates if key[0] > 0), key=dice.get),
+    }
+
+
+def _ridges(image, sigma):
+    """The negative Laplacian of Gaussian; at scale 0 the grey value itself."""
+    image = image.astype(np.float32)
+    return image if sigma == 0 else -ndimage.gaussian_laplace(image, sigma)
+
+
+def _brightest(values, share):
+    return values > np.quantile(values[::2, ::2, ::2], 1 - share)
+
+
+def _repair(mask, config):
+    settings = config.postprocess
+    return remove_small_components(close_cylinder(mask, settings.z_radius, settings.xy_radius), settings.dust_min_size)
+
+
+def _read_mask(zip_path, chunk_id):
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(zip_path) as archive:
+        return read_volume(archive.extract(f"{chunk_id}.tif", scratch)) > 0
+
+
+def _by_style(chunks):
+    """One chunk of each phantom scroll by the scroll's name, test styles first."""
+    names = {str(style.scroll_id): name for name, style in STYLES.items()}
+    found = {names[chunk.scroll_id]: chunk for chunk in chunks}
+    return {name: found[name] for name in (*TEST_STYLES, *TRAIN_STYLES) if name in found}
+
+
+def _configure(folder, seed, tiny):
+    settings = {
+        "data": str(folder / "data"),
+        "output": str(folder / "checkpoints"),
+        "n_folds": len(TRAIN_STYLES),
+        "train.seed": seed,
+    }
+    if tiny:
+        settings |= {"train.num_epochs": 2, "train.steps_per_epoch": 2, "train.score_every_epochs": 2}
+        settings |= {"train.validation_patches": 2, "patches.size": [32, 32, 32], "predict.window": [32, 32, 32]}
+    return load_config("cpu_demo", settings)
+
+
+def _draw(folder, config, zip_path, summary):
+    """The page of the first test chunk."""
+    style = TEST_STYLES[0]
+    chunk = _by_style(Competition(config.data).test)[style]
+    truth = folder / "truth"
+    write_report(
+        folder / "report.png",
+        read_volume(chunk.image_path),
+        _read_mask(zip_path, chunk.id),
+        read_volume(truth / "test_surfaces" / f"{chunk.id}.tif") > 0,
+        read_volume(truth / "test_labels" / f"{chunk.id}.tif"),
+        read_log(folder / "checkpoints" / f"fold_{config.folds[0]}"),
+        f"vesuvius_kit demo: test chunk {chunk.id} of the phantom scroll '{style}'",
+        summary.to_text().splitlines()[:-2],
+    )
+
+
+class _Stages:
+    """Wall time of each stage, kept on disk so that an interrupted demo adds up."""
+
+    def __init__(self, path):
+        self._path = path
+        self.seconds = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def stage(self, name):
+        logger.info("%s ...", name)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
+            with write_atomically(self._path) as stream:
+                json.dump(self.seconds, stream)

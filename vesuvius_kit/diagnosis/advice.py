@@ -1,0 +1,138 @@
+"""What to change, as the YAML that `vesuvius-kit train --config` takes: labels before the loss, the loss before the rate."""
+
+import math
+
+import yaml
+
+from vesuvius_kit.config import load_config
+from vesuvius_kit.diagnosis.curves import base_rate, setting_of, weights_of
+
+# What the plateau case was cured with.
+_CURED_LOSS = {
+    "dice_weight": 0.8,
+    "cross_entropy_weight": 0.0,
+    "focal_weight": 0.15,
+    "boundary_weight": 0.05,
+    "variance_weight": 0.0,
+}
+# Which of two components in conflict gives way: the later one.
+_KEPT_FIRST = ("dice", "cross_entropy", "focal", "boundary", "cldice", "connectivity", "variance")
+
+
+def advise(findings: list, lines: list[dict], config: dict | None = None) -> dict:
+    """Return the settings to change.
+
+    Parameters
+    ----------
+    findings : list of Finding
+        The faults, the most basic first.
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    dict
+        Sections as in a configuration file; empty where nothing is to be changed. Where the labels or the loss are at
+        fault, the rate itself is left alone: one thing at a time, and that one first.
+    """
+    changes = {}
+    faults = [finding.fault for finding in findings]
+    for finding in findings:
+        for section, settings in _CURES[finding.fault](finding, lines, config).items():
+            for name, value in settings.items():
+                changes.setdefault(section, {}).setdefault(name, value)
+    if {"labels", "variance_reward", "conflict", "uniform_output", "standstill"} & set(faults):
+        changes.get("train", {}).pop("learning_rate", None)
+        changes.setdefault("lr", {})["allow_raise"] = False
+    return {section: settings for section, settings in changes.items() if settings}
+
+
+def advice_yaml(changes: dict, findings: list) -> str:
+    """Return the changes as a configuration file.
+
+    Parameters
+    ----------
+    changes : dict
+        What `advise` returned.
+    findings : list of Finding
+        The faults, named in the comment.
+
+    Returns
+    -------
+    str
+        YAML; empty where nothing is to be changed.
+    """
+    if not changes:
+        return ""
+    head = f"# Against: {', '.join(finding.fault.replace('_', ' ') for finding in findings)}. Give it to train after your own\n"
+    return head + "# settings: a later --config wins.\n" + yaml.safe_dump(changes, sort_keys=False)
+
+
+def _cure_labels(finding, lines, config):
+    return {"loss": {"unlabelled_as_surface": False}}
+
+
+def _cure_loss(finding, lines, config):
+    return {"loss": _CURED_LOSS}
+
+
+def _cure_conflict(finding, lines, config):
+    weights = weights_of(lines[-1], config) or {}
+    yielding = {max(pair.split(","), key=_rank) for pair in finding.evidence["cosines"]}
+    if not set(weights) - yielding:
+        return _cure_loss(finding, lines, config)
+    return {"loss": {f"{name}_weight": 0.0 for name in sorted(yielding)}}
+
+
+def _rank(name):
+    return _KEPT_FIRST.index(name) if name in _KEPT_FIRST else len(_KEPT_FIRST)
+
+
+def _cure_uniform(finding, lines, config):
+    return {"loss": {"dice_weight": 0.5, "cross_entropy_weight": 0.5, "variance_weight": 0.0}}
+
+
+def _cure_runaway(finding, lines, config):
+    return {"lr": {"handler": "bounded", "max_factor": 5.0}}
+
+
+def _cure_not_finite(finding, lines, config):
+    return {"train": {"learning_rate": _scaled_rate(lines, config, 0.1), "gradient_clip": 1.0, "precision": "fp32"}}
+
+
+def _cure_high_rate(finding, lines, config):
+    return {
+        "train": {"learning_rate": _scaled_rate(lines, config, 0.1), "gradient_clip": 1.0},
+        "lr": {"warmup_epochs": 5},
+    }
+
+
+def _cure_low_rate(finding, lines, config):
+    return {"train": {"learning_rate": _scaled_rate(lines, config, 10.0)}}
+
+
+def _cure_overfitting(finding, lines, config):
+    return {"patches": {"augmentation": "light"}, "train": {"weight_decay": 0.01, "early_stopping_patience": 20}}
+
+
+_CURES = {
+    "labels": _cure_labels,
+    "variance_reward": _cure_loss,
+    "conflict": _cure_conflict,
+    "uniform_output": _cure_uniform,
+    "standstill": _cure_loss,
+    "runaway": _cure_runaway,
+    "not_finite": _cure_not_finite,
+    "high_rate": _cure_high_rate,
+    "low_rate": _cure_low_rate,
+    "overfitting": _cure_overfitting,
+}
+
+
+def _scaled_rate(lines, config, factor):
+    """The run's base rate times a factor, in two digits, within what anybody would try; the default's where none is known."""
+    rate = setting_of(config, "train", "learning_rate") or base_rate(lines, config)
+    rate = rate if rate and math.isfinite(rate) else load_config().train.learning_rate
+    return float(f"{min(max(rate * factor, 1e-6), 1e-2):.1e}")

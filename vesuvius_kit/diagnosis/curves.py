@@ -1,0 +1,293 @@
+"""Quantities of a run by epoch, taken from the lines of its log; whatever is missing or no number is left out."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+
+# Half of a per cent of the best loss in ten epochs: what the controller calls a plateau, twice its patience.
+PLATEAU_DELTA = 0.005
+PLATEAU_EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The epochs since the last improvement that counts.
+
+    Parameters
+    ----------
+    best_epoch : int
+        The last epoch that was better than all before by `PLATEAU_DELTA`.
+    last_epoch : int
+        The run's last.
+    best_loss : float
+        The loss of `best_epoch`.
+    """
+
+    best_epoch: int
+    last_epoch: int
+    best_loss: float
+
+
+def series(lines: list[dict], part: str, name: str) -> list[tuple[int, float]]:
+    """Return a quantity by epoch.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    part : str
+        ``train`` or ``validation``.
+    name : str
+        For example ``loss``.
+
+    Returns
+    -------
+    list of (int, float)
+        Epoch and value of the epochs where it is finite.
+    """
+    found = ((line["epoch"], number_of((line.get(part) or {}).get(name))) for line in lines)
+    return [(epoch, value) for epoch, value in found if math.isfinite(value)]
+
+
+def loss_curve(lines: list[dict]) -> list[tuple[int, float]]:
+    """Return the validation loss by epoch, or the training loss of a log without one.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    list of (int, float)
+    """
+    return series(lines, "validation", "loss") or series(lines, "train", "loss")
+
+
+def find_plateau(lines: list[dict]) -> Plateau | None:
+    """Return the plateau a run is on, if it is on one.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    Plateau or None
+    """
+    curve = loss_curve(lines)
+    best = None
+    for epoch, loss in curve:
+        if best is None or loss < best[1] - PLATEAU_DELTA * abs(best[1]):
+            best = (epoch, loss)
+    if best is None or curve[-1][0] - best[0] < PLATEAU_EPOCHS:
+        return None
+    return Plateau(best[0], curve[-1][0], best[1])
+
+
+def base_rate(lines: list[dict], config: dict | None = None) -> float | None:
+    """Return the base learning rate of a run.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings; without them the highest rate before the first intervention, or of the first 15 epochs, counts.
+
+    Returns
+    -------
+    float or None
+        None where no rate was logged.
+    """
+    configured = number_of(setting_of(config, "train", "learning_rate"))
+    if configured > 0:
+        return configured
+    early = []
+    for line in since_new_base(lines)[:15]:
+        early.append(number_of(line.get("rate")))
+        if line.get("interventions"):
+            break
+    early = [rate for rate in early if math.isfinite(rate) and rate > 0]
+    return max(early) if early else None
+
+
+def number_of(value) -> float:
+    """Return a float; NaN for null, for what is missing and for what is no number.
+
+    Parameters
+    ----------
+    value : object
+        What a log holds.
+
+    Returns
+    -------
+    float
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def setting_of(config, section, name):
+    """Return one setting of a run; None where it is not known.
+
+    Parameters
+    ----------
+    config : dict or None
+        The run's settings.
+    section : str
+        For example ``train``.
+    name : str
+        For example ``learning_rate``.
+
+    Returns
+    -------
+    object
+    """
+    found = (config or {}).get(section)
+    return found.get(name) if isinstance(found, dict) else None
+
+
+def span_of(lines):
+    """Return the first and the last epoch.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    list of int
+    """
+    return [lines[0]["epoch"], lines[-1]["epoch"]]
+
+
+def part_of(line):
+    """Return the part of an epoch in which its components are best read.
+
+    Parameters
+    ----------
+    line : dict
+        One epoch.
+
+    Returns
+    -------
+    str
+    """
+    return "validation" if "loss" in (line.get("validation") or {}) else "train"
+
+
+# What stands beside the components in a part of an epoch.
+_NOT_COMPONENTS = ("loss", "gradient_norm", "skipped_steps", "output_mean", "output_std", "surface_share")
+COMPONENTS = ("boundary", "cldice", "connectivity", "cross_entropy", "dice", "focal", "variance")
+
+
+def mean_components(lines):
+    """Return the mean of each component over some epochs.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    dict
+    """
+    names = {name for line in lines for name in (line.get(part_of(line)) or {}) if name not in _NOT_COMPONENTS}
+    means = {}
+    for name in sorted(names):
+        values = [value for line in lines for _, value in series([line], part_of(line), name)]
+        if values and min(values) >= 0:
+            means[name] = fmean(values)
+    return means
+
+
+def weights_of(line, config):
+    """Return the weights of the loss in an epoch that are above 0; None where they are not known.
+
+    Parameters
+    ----------
+    line : dict
+        One epoch.
+    config : dict or None
+        The run's settings.
+
+    Returns
+    -------
+    dict or None
+    """
+    weights = line.get("loss_weights")
+    if not isinstance(weights, dict) and isinstance((config or {}).get("loss"), dict):
+        found = {name: setting_of(config, "loss", f"{name}_weight") for name in COMPONENTS}
+        weights = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+    if not weights:
+        return None
+    return {name: number_of(value) for name, value in weights.items() if number_of(value) > 0}
+
+
+def mean_evidence(lines, name):
+    """Return the mean of each entry of the evidence over some epochs.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    name : str
+        ``gradient_norms`` or ``cosines``.
+
+    Returns
+    -------
+    dict
+    """
+    sums = {}
+    for line in lines:
+        values = (line.get("evidence") or {}).get(name)
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if math.isfinite(number_of(value)):
+                sums.setdefault(key, []).append(number_of(value))
+    return {key: fmean(values) for key, values in sums.items()}
+
+
+def since_new_weights(lines):
+    """Return the epochs under the weights of the last: losses under other weights cannot be compared.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    list of dict
+    """
+    start = 0
+    for number in range(1, len(lines)):
+        if lines[number].get("loss_weights") != lines[number - 1].get("loss_weights"):
+            start = number
+    return lines[start:]
+
+
+def since_new_base(lines):
+    """Return the epochs since the run was last resumed, which may have been with another rate.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    list of dict
+    """
+    start = 0
+    for number, line in enumerate(lines):
+        if any(event.get("kind") == "resumed" for event in line.get("events") or ()):
+            start = number
+    return lines[start:]

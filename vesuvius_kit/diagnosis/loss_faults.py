@@ -1,0 +1,278 @@
+"""Faults of the labels, the loss and the output: one function for each, which returns a finding or None.
+
+Every threshold is a named constant with its reason. A false alarm in a healthy run costs more than a miss, so each fault asks
+for several epochs, and for more than one sign where a single sign also occurs in health.
+"""
+
+import math
+from statistics import fmean
+
+from vesuvius_kit.diagnosis.curves import (
+    find_plateau,
+    loss_curve,
+    mean_components,
+    mean_evidence,
+    part_of,
+    series,
+    setting_of,
+    span_of,
+    weights_of,
+)
+from vesuvius_kit.diagnosis.finding import Finding
+
+# Labelled surface is 5 to 20 % of what a rightly read label shows: sheets of 2 voxels in bands of about 12; patches centred on
+# surface show a little more. With label 2 taken for surface it is 75 %, as in the plateau case.
+MAX_SURFACE_SHARE = 0.4
+# Half of the loss or more in a term that no truthful output can lower is more than all that can be learned from.
+VARIANCE_SHARE = 0.5
+# (1 - Var)^2 with Var at most 0.25: nothing gets under it, and a truthful output with 12 % surface stays over 0.8.
+VARIANCE_LOWEST = 0.5625
+# An output whose spread is a fifth of the label's own explains at most 4 % of it.
+UNIFORM_SPREAD = 0.2
+# Where the label share is not logged: the spread of labels with 12 % surface, the usual share.
+USUAL_SPREAD = 0.32
+# A mean within a tenth of the label's share, or within 0.02: the constant that costs a network without features least.
+SHARE_TOLERANCE = 0.1
+# Early in a run every output is uniform, and one epoch may be an accident.
+SETTLED_EPOCH = 5
+SETTLED_EPOCHS = 3
+# A run that has halved its loss has learned; the plateau case had won 13 % when it stopped, its repetition in small 17 %.
+STUCK_GAIN = 0.3
+# Learning that ends in the first third of what was run ended too early to be the end of a schedule.
+STUCK_PART = 1 / 3
+# A training loss that fell by a tenth since the best epoch goes on learning, if only by heart.
+TRAIN_FALL = 0.1
+# Overlap that leaves a third or more to win, so that stillness is not success.
+POOR_DICE = 0.35
+# Two gradients more than 107 degrees apart take from each other; near an optimum all gradients cancel, hence the further signs.
+CONFLICT_COSINE = -0.3
+# A pull under a tenth of the other's changes its direction by less than 6 degrees.
+CONFLICT_PULL = 0.1
+
+
+def find_wrong_labels(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """Unlabelled voxels that count as surface.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    Finding or None
+    """
+    shares = [value for _, value in series(lines, "validation", "surface_share")]
+    asked = bool(setting_of(config, "loss", "unlabelled_as_surface"))
+    share = fmean(shares) if shares else math.nan
+    if not asked and not share > MAX_SURFACE_SHARE:
+        return None
+    seen = f"{100 * share:.0f} % of the voxels that the loss sees are surface" if shares else "the settings ask for it"
+    return Finding(
+        "labels",
+        f"The labels are read wrongly: {seen}, where 5 to 20 % is usual. Label 2 means that nobody "
+        "looked; counted as surface, it makes a uniform output nearly optimal.",
+        {"surface_share": share, "usual": [0.05, 0.2], "unlabelled_as_surface": asked, "epochs": span_of(lines)},
+    )
+
+
+def find_variance_reward(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """A loss that is led by the variance term, which rewards uncertainty.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    Finding or None
+    """
+    recent = [line for line in lines if series([line], part_of(line), "variance")][-SETTLED_EPOCHS:]
+    if not recent:
+        return None
+    components = mean_components(recent)
+    weights = weights_of(recent[-1], config)
+    known = weights is not None
+    pulls = {name: value * (weights.get(name, 0.0) if known else 1.0) for name, value in components.items()}
+    share = pulls["variance"] / sum(pulls.values()) if sum(pulls.values()) > 0 else 0.0
+    if share < VARIANCE_SHARE or components["variance"] < VARIANCE_LOWEST:
+        return None
+    # Without the weights, the share is that of the bare components: only a standstill makes it evidence.
+    if not known and find_plateau(lines) is None:
+        return None
+    curve = series(lines, part_of(recent[-1]), "variance")
+    cosines = _mean_cosines(lines)
+    opposed = {
+        pair: value for pair, value in cosines.items() if "variance" in pair.split(",") and value <= CONFLICT_COSINE
+    }
+    text = (
+        f"The variance term rewards uncertainty and leads the loss: it makes up {100 * share:.0f} % of "
+        f"{'it' if known else 'the sum of the components'} and went from {curve[0][1]:.2f} to {curve[-1][1]:.2f}. A decided "
+        "output pays 1.06 for it at least, so it holds the output back."
+    )
+    if "dice" in components:
+        text += f" The overlap loss (Dice) stands at {components['dice']:.2f} meanwhile."
+    if opposed:
+        text += " Its gradient opposes " + ", ".join(
+            f"{_other(pair, 'variance')} (cosine {value:.2f})" for pair, value in opposed.items()
+        )
+        text += "."
+    evidence = {
+        "components": components,
+        "share": share,
+        "weights": weights,
+        "cosines": opposed,
+        "epochs": span_of(recent),
+    }
+    return Finding("variance_reward", text, evidence)
+
+
+def find_uniform_output(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """An output that is the same everywhere.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        Not used.
+
+    Returns
+    -------
+    Finding or None
+    """
+    recent = [line for line in lines if line["epoch"] >= SETTLED_EPOCH and series([line], "validation", "output_std")]
+    recent = recent[-SETTLED_EPOCHS:]
+    if len(recent) < SETTLED_EPOCHS:
+        return None
+    shares = [value for _, value in series(recent, "validation", "surface_share")]
+    share = fmean(shares) if shares else math.nan
+    spread = math.sqrt(share * (1 - share)) if 0 < share < 1 else USUAL_SPREAD
+    deviations = [value for _, value in series(recent, "validation", "output_std")]
+    if max(deviations) > UNIFORM_SPREAD * spread:
+        return None
+    means = [value for _, value in series(recent, "validation", "output_mean")]
+    mean = fmean(means) if means else math.nan
+    text = f"The output is uniform: it spreads by {fmean(deviations):.3f}, the labels by {spread:.2f}."
+    if abs(mean - share) <= max(SHARE_TOLERANCE * share, 0.02):
+        text += f" Its mean, {mean:.3f}, is the labels' share of surface, {share:.3f}: the network has learned nothing else."
+    elif math.isfinite(mean):
+        text += f" Its mean is {mean:.3f}."
+    return Finding(
+        "uniform_output",
+        text,
+        {"output_std": fmean(deviations), "output_mean": mean, "surface_share": share, "epochs": span_of(recent)},
+    )
+
+
+def find_conflict(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """Components whose gradients take from each other while the run stands still.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    Finding or None
+    """
+    plateau = find_plateau(lines)
+    dice = series(lines, part_of(lines[-1]), "dice")
+    if plateau is None or (dice and dice[-1][1] < POOR_DICE):
+        return None
+    stale = [line for line in lines if line["epoch"] > plateau.best_epoch]
+    weights = weights_of(lines[-1], config)
+    norms = mean_evidence(stale, "gradient_norms")
+    if not weights or not norms:
+        return None
+    pulls = {name: norm * weights.get(name, 0.0) for name, norm in norms.items()}
+    conflicts = {}
+    for pair, cosine in _mean_cosines(stale).items():
+        low, high = sorted(pulls.get(name, 0.0) for name in pair.split(","))
+        if cosine <= CONFLICT_COSINE and high > 0 and low >= CONFLICT_PULL * high:
+            conflicts[pair] = cosine
+    if not conflicts:
+        return None
+    told = "; ".join(f"{pair.replace(',', ' and ')} (cosine {value:.2f})" for pair, value in conflicts.items())
+    return Finding(
+        "conflict",
+        f"Components of the loss pull against each other while nothing improves: {told}.",
+        {"cosines": conflicts, "pulls": pulls, "epochs": span_of(stale)},
+    )
+
+
+def find_standstill(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """A run that stopped learning early, at a poor loss.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    Finding or None
+    """
+    plateau = find_plateau(lines)
+    if plateau is None:
+        return None
+    curve = loss_curve(lines)
+    first, gain = curve[0][0], (curve[0][1] - plateau.best_loss) / abs(curve[0][1]) if curve[0][1] else 1.0
+    part = (plateau.best_epoch - first) / max(plateau.last_epoch - first, 1)
+    if first > 1 or part > STUCK_PART or gain >= STUCK_GAIN or not _train_stands(lines, plateau.best_epoch):
+        return None
+    stale = [loss for epoch, loss in curve if epoch > plateau.best_epoch]
+    text = (
+        f"The run stopped learning at epoch {plateau.best_epoch} ({plateau.best_loss:.4f}) and stood between {min(stale):.4f} "
+        f"and {max(stale):.4f} to epoch {plateau.last_epoch}. A small gradient in a local minimum is no sign that the rate "
+        "is too low: suspect the loss first."
+    )
+    still = _standing_components(lines, plateau.best_epoch)
+    if still:
+        text += " Standing still: " + ", ".join(f"{name} at {value:.2f}" for name, value in still.items()) + "."
+    evidence = {
+        "best_epoch": plateau.best_epoch,
+        "best_loss": plateau.best_loss,
+        "plateau": [plateau.best_epoch + 1, plateau.last_epoch],
+        "gain": gain,
+        "standing_components": still,
+    }
+    return Finding("standstill", text, evidence)
+
+
+def _mean_cosines(lines):
+    return {pair: value for pair, value in mean_evidence(lines, "cosines").items() if pair.count(",") == 1}
+
+
+def _other(pair, name):
+    return next(part for part in pair.split(",") if part != name)
+
+
+def _train_stands(lines, epoch):
+    """Whether the training loss too has stopped to fall; True where it was not logged."""
+    curve = series(lines, "train", "loss")
+    before = [loss for at, loss in curve if at <= epoch][-SETTLED_EPOCHS:]
+    after = [loss for at, loss in curve if at > epoch][-SETTLED_EPOCHS:]
+    return not before or not after or fmean(after) > (1 - TRAIN_FALL) * fmean(before)
+
+
+def _standing_components(lines, epoch):
+    """Components that moved by less than 5 % between the best epoch and the end."""
+    then = [line for line in lines if line["epoch"] <= epoch and line.get(part_of(line))][-SETTLED_EPOCHS:]
+    now = mean_components(lines[-SETTLED_EPOCHS:])
+    before = mean_components(then)
+    return {
+        name: value
+        for name, value in now.items()
+        if name in before and abs(value - before[name]) <= 0.05 * abs(before[name])
+    }

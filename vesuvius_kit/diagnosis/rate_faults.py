@@ -1,0 +1,305 @@
+"""Faults of the learning rate and of the fit: one function for each, which returns a finding or None.
+
+Every threshold is a named constant with its reason. A false alarm in a healthy run costs more than a miss, so each fault asks
+for several epochs, and for more than one sign where a single sign also occurs in health.
+"""
+
+import itertools
+import math
+from statistics import fmean, median
+
+from vesuvius_kit.diagnosis.curves import (
+    base_rate,
+    loss_curve,
+    number_of,
+    series,
+    setting_of,
+    since_new_base,
+    since_new_weights,
+)
+from vesuvius_kit.diagnosis.finding import Finding
+
+# The bounded controller's cap.
+MAX_MULTIPLE = 5.0
+# From one epoch to the next no schedule but a warm restart doubles the rate, and that does not pass the base.
+JUMP = 2.0
+# Fewer epochs show no trend; the last ones are averaged, since one may be an accident.
+MIN_EPOCHS = 6
+LAST_EPOCHS = 3
+# A coin costs this much cross-entropy (nats a voxel); more than it for half of a run is worse than knowing nothing.
+COIN = math.log(2)
+# Losses that change by more than a tenth from epoch to epoch are thrown about, not noisy: means over an epoch are smoother.
+THROWN = 0.1
+# The loss of the last epochs over twice the best is an explosion, not over-fitting, when it is the training loss.
+EXPLODED = 2.0
+# Losses that rise by a fifth in three of ten epochs.
+RISE = 0.2
+RISING_PART = 0.3
+# Nearly every epoch.
+CLIPPED_PART = 0.9
+# A whole run that wins less than a tenth, in falls almost every epoch, without slowing down.
+SLOW_GAIN = 0.1
+SLOW_PART = 0.9
+SLOW_EPOCHS = 8
+SLOW_CURVATURE = 0.4
+# The validation loss a sixth over its best for the last epochs while the training loss fell on by a tenth; healthy runs on few
+# patches swing by a tenth.
+OVERFIT_RISE = 0.15
+# And by a twentieth of what the run began with: where nothing is left to learn, small numbers change by large parts.
+OVERFIT_SIZE = 0.05
+OVERFIT_FALL = 0.1
+OVERFIT_EPOCHS = 5
+# A run that is rolled back never gets worse for long: two roll-backs of this kind are no accident.
+OVERFIT_ROLLBACKS = 2
+# A loss scaler skips a few steps in the first epochs while it finds its scale.
+SCALER_EPOCHS = 2
+MAX_SKIPPED = 3
+
+
+def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """A learning rate beyond five times its base.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    Finding or None
+    """
+    base = base_rate(lines, config)
+    multiples = []
+    for line in lines:
+        for entry in line.get("interventions") or ():
+            multiple = number_of(entry.get("multiple"))
+            if math.isnan(multiple) and base:
+                multiple = number_of(entry.get("rate_after")) / base
+            multiples.append((line["epoch"], multiple))
+    interventions = len(multiples)
+    if base and (config or lines[0]["epoch"] <= 1):
+        # A rate that was raised by somebody who wrote no intervention down. A schedule climbs more slowly than this.
+        rates = [(line["epoch"], number_of(line.get("rate"))) for line in since_new_base(lines)]
+        jumps = [epoch for (_, before), (epoch, after) in itertools.pairwise(rates) if after > JUMP * before]
+        multiples += [(epoch, rate / base) for epoch, rate in rates if jumps and epoch >= jumps[0]]
+    multiples = [(epoch, multiple) for epoch, multiple in multiples if multiple > MAX_MULTIPLE * (1 + 1e-6)]
+    if not multiples:
+        return None
+    at_epoch, highest = max(multiples, key=lambda pair: pair[1])
+    first = min(epoch for epoch, _ in multiples)
+    text = (
+        f"The learning rate ran away: past {MAX_MULTIPLE:g} times its base from epoch {first} on, {highest:.4g} times at epoch "
+        f"{at_epoch}"
+    )
+    text += f", in {_count(interventions, 'intervention')}." if interventions else "."
+    evidence = {
+        "highest_multiple": highest,
+        "at_epoch": at_epoch,
+        "first_epoch": first,
+        "interventions": interventions,
+        "base_rate": base,
+    }
+    return Finding("runaway", text, evidence)
+
+
+def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """A loss that explodes or is thrown about.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    Finding or None
+    """
+    lines = since_new_weights(lines)
+    curve = series(lines, "train", "loss")[1:]
+    if len(curve) < MIN_EPOCHS:
+        return None
+    losses = [loss for _, loss in curve]
+    changes = [after - before for before, after in itertools.pairwise(losses)]
+    scale = max(median(losses), 0.25 * losses[0])
+    rising = [epoch for (epoch, _), change in zip(curve[1:], changes, strict=True) if change > RISE * scale]
+    entropies = series(lines, "train", "cross_entropy")[1:]
+    blind = [epoch for epoch, value in entropies if value > COIN]
+    thrown = fmean(abs(change) for change in changes) > THROWN * fmean(losses)
+    last = fmean(losses[-LAST_EPOCHS:])
+    if last > EXPLODED * min(losses) and last > losses[0]:
+        text = f"The training loss exploded, from {min(losses):.3g} at its best to {last:.3g} in the last epochs."
+    elif thrown and entropies and len(blind) >= len(entropies) / 2:
+        text = f"The loss is thrown about, and in {len(blind)} of {len(entropies)} epochs the output is worse than a coin's."
+    elif thrown and len(rising) >= RISING_PART * len(changes):
+        text = (
+            f"The training loss is thrown about: it rose by a fifth or more in {len(rising)} of {len(changes)} epochs."
+        )
+    else:
+        return None
+    clip = number_of(setting_of(config, "train", "gradient_clip"))
+    norms = [value for _, value in series(lines, "train", "gradient_norm")]
+    clipped = sum(norm > clip for norm in norms)
+    if norms and clipped >= CLIPPED_PART * len(norms):
+        text += f" The gradient was over the clip of {clip:g} on average in {clipped} of {len(norms)} epochs."
+    evidence = {
+        "best_loss": min(losses),
+        "last_loss": last,
+        "rising_epochs": rising,
+        "epochs": [curve[0][0], curve[-1][0]],
+        "epochs_worse_than_a_coin": len(blind),
+        "rate": number_of(lines[-1].get("rate")),
+    }
+    return Finding("high_rate", "The rate is too high. " + text, evidence)
+
+
+def find_low_rate(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """A loss that falls steadily and hardly at all.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        The run's settings.
+
+    Returns
+    -------
+    Finding or None
+    """
+    warmup = number_of(setting_of(config, "lr", "warmup_epochs"))
+    curve = loss_curve(lines)
+    if not curve or curve[0][0] > 1:
+        return None
+    curve = [(epoch, loss) for epoch, loss in curve if epoch >= (warmup if math.isfinite(warmup) else 2)]
+    if len(curve) < SLOW_EPOCHS or curve[0][1] <= 0:
+        return None
+    losses = [loss for _, loss in curve]
+    falls = [before - after for before, after in itertools.pairwise(losses)]
+    middle = len(losses) // 2
+    early, late = losses[0] - losses[middle], losses[middle] - losses[-1]
+    gain = (losses[0] - losses[-1]) / losses[0]
+    steady = sum(fall > 0 for fall in falls) >= SLOW_PART * len(falls)
+    if not (steady and 0 < gain < SLOW_GAIN and late >= SLOW_CURVATURE * early):
+        return None
+    return Finding(
+        "low_rate",
+        f"The rate is too low: the loss falls in nearly every epoch without slowing down, but only from {losses[0]:.4f} to "
+        f"{losses[-1]:.4f} in {len(losses)} epochs.",
+        {"gain": gain, "first_loss": losses[0], "last_loss": losses[-1], "epochs": [curve[0][0], curve[-1][0]],
+         "rate": number_of(lines[-1].get("rate"))},
+    )  # fmt: skip
+
+
+def find_overfitting(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """A validation loss that rises while the training loss goes on falling.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        Not used.
+
+    Returns
+    -------
+    Finding or None
+    """
+    lines = since_new_weights(lines)
+    validation, training = series(lines, "validation", "loss"), dict(series(lines, "train", "loss"))
+    if not validation:
+        return None
+    best_epoch, best = min(validation, key=lambda pair: pair[1])
+    after = [loss for epoch, loss in validation if epoch > best_epoch]
+    trained = [loss for epoch, loss in sorted(training.items()) if epoch > best_epoch]
+    if len(after) >= OVERFIT_EPOCHS and len(trained) >= OVERFIT_EPOCHS and best_epoch in training:
+        last, last_trained, then = (
+            fmean(after[-OVERFIT_EPOCHS:]),
+            fmean(trained[-OVERFIT_EPOCHS:]),
+            training[best_epoch],
+        )
+        if _has_parted(best, then, last, last_trained, validation[0][1]):
+            text = (
+                f"The network over-fits: since epoch {best_epoch} the validation loss rose from {best:.4f} to {last:.4f}, "
+                f"while the training loss fell from {then:.4f} to {last_trained:.4f}."
+            )
+            evidence = {"best_epoch": best_epoch, "best_loss": best, "last_loss": last}
+            return Finding("overfitting", text, {**evidence, "train_loss_then": then, "train_loss_last": last_trained})
+    parted = [epoch for epoch in _rollbacks(lines) if _parted_before(epoch, validation, training)]
+    if len(parted) < OVERFIT_ROLLBACKS:
+        return None
+    text = (
+        f"The network over-fits: it was rolled back {len(parted)} times, first after epoch {parted[0]}, and each time the "
+        "validation loss had risen while the training loss fell."
+    )
+    return Finding("overfitting", text, {"best_epoch": best_epoch, "best_loss": best, "rolled_back_after": parted})
+
+
+def _has_parted(best, trained_then, last, last_trained, first):
+    """Whether the validation loss is well over its best while the training loss fell on."""
+    risen = last >= (1 + OVERFIT_RISE) * best and last >= best + OVERFIT_SIZE * first
+    return risen and last_trained <= (1 - OVERFIT_FALL) * trained_then and last > last_trained
+
+
+def _rollbacks(lines):
+    return [
+        line["epoch"] for line in lines if any(event.get("kind") == "rollback" for event in line.get("events") or ())
+    ]
+
+
+def _parted_before(epoch, validation, training):
+    """Whether training and validation had parted when the run was rolled back after an epoch."""
+    before = [(at, loss) for at, loss in validation if at < epoch and at in training]
+    losses = dict(validation)
+    if not before or epoch not in losses or epoch not in training:
+        return False
+    best_epoch, best = min(before, key=lambda pair: pair[1])
+    return _has_parted(best, training[best_epoch], losses[epoch], training[epoch], before[0][1])
+
+
+def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """Losses that are no numbers, and steps that were skipped for it.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        Not used.
+
+    Returns
+    -------
+    Finding or None
+    """
+    broken = [
+        line["epoch"]
+        for line in lines
+        if any("loss" in part and not math.isfinite(number_of(part["loss"])) for part in _parts(line))
+    ]
+    skipped = {
+        epoch: int(count)
+        for epoch, count in series(lines, "train", "skipped_steps")
+        if count > MAX_SKIPPED and (epoch >= SCALER_EPOCHS or epoch in broken)
+    }
+    if not broken and not skipped:
+        return None
+    parts = []
+    if broken:
+        parts.append(f"the loss was not a number in {_count(len(broken), 'epoch')}, first in epoch {broken[0]}")
+    if skipped:
+        parts.append(
+            f"{sum(skipped.values())} steps were skipped in {_count(len(skipped), 'epoch')}, first in epoch {min(skipped)}"
+        )
+    text = "Numbers broke: " + "; ".join(parts) + "."
+    return Finding("not_finite", text, {"epochs": broken, "skipped_steps": skipped})
+
+
+def _parts(line):
+    return [line.get(part) or {} for part in ("train", "validation")]
+
+
+def _count(number, noun):
+    return f"{number} {noun}{'s' * (number != 1)}"

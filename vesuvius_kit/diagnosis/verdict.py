@@ -1,0 +1,243 @@
+"""From a log to a diagnosis: every fault is looked for, the most basic one gives the verdict."""
+
+import math
+from dataclasses import dataclass, field
+
+from vesuvius_kit.diagnosis import loss_faults, rate_faults
+from vesuvius_kit.diagnosis.advice import advice_yaml, advise
+from vesuvius_kit.diagnosis.curves import Plateau, find_plateau, loss_curve
+from vesuvius_kit.diagnosis.finding import Finding
+from vesuvius_kit.diagnosis.logs import RunLog, read_run
+
+# The most basic first: what stands earlier would make a cure of what stands later useless.
+FAULTS = {
+    "labels": (loss_faults.find_wrong_labels, "labels first"),
+    "variance_reward": (loss_faults.find_variance_reward, "loss first"),
+    "conflict": (loss_faults.find_conflict, "loss first"),
+    "standstill": (loss_faults.find_standstill, "loss first"),
+    "not_finite": (rate_faults.find_not_finite, "not a number"),
+    "runaway": (rate_faults.find_runaway, "rate runaway"),
+    "high_rate": (rate_faults.find_high_rate, "rate too high"),
+    "uniform_output": (loss_faults.find_uniform_output, "loss first"),
+    "low_rate": (rate_faults.find_low_rate, "rate too low"),
+    "overfitting": (rate_faults.find_overfitting, "over-fitting"),
+}
+HEALTHY = "healthy"
+TOO_SHORT = "too short to judge"
+# No trend shows in fewer epochs.
+MIN_EPOCHS = 6
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why a run does not learn, or that it does.
+
+    Parameters
+    ----------
+    verdict : str
+        ``labels first``, ``loss first``, ``not a number``, ``rate runaway``, ``rate too high``, ``rate too low``,
+        ``over-fitting``, ``healthy``, or ``too short to judge`` where nothing was found in a few epochs.
+    findings : list of Finding
+        What was found, the most basic first.
+    best_epoch : int or None
+        Epoch of the lowest loss; None where no loss was a number.
+    best_loss : float or None
+        That loss, of the validation if it was logged.
+    plateau : Plateau or None
+        The epochs since the last improvement that counts, if they are many.
+    advice : str
+        What to change, as a configuration file; empty for nothing.
+    notes : list of str
+        What was found out in reading the log, and what the training loop did by itself.
+    unread : list of str
+        What could not be read.
+    run : RunLog
+        What was read.
+    """
+
+    verdict: str
+    findings: list[Finding]
+    best_epoch: int | None
+    best_loss: float | None
+    plateau: Plateau | None
+    advice: str
+    notes: list[str]
+    unread: list[str]
+    run: RunLog = field(repr=False)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no fault was found."""
+        return not self.findings
+
+    def to_text(self) -> str:
+        """Return the diagnosis in plain words.
+
+        Returns
+        -------
+        str
+            Several lines, without a line ending.
+        """
+        lines = self.run.lines
+        span = f"epochs {lines[0]['epoch']} to {lines[-1]['epoch']}" if len(lines) > 1 else f"epoch {lines[0]['epoch']}"
+        parts = [f"{self.run.source}: {span}", f"Verdict: {self.verdict}"]
+        if self.best_epoch is not None:
+            parts.append(f"Best loss {self.best_loss:.4f} at epoch {self.best_epoch}.")
+        if self.plateau is not None:
+            parts.append(f"Plateau: epochs {self.plateau.best_epoch + 1} to {self.plateau.last_epoch}.")
+        for number, finding in enumerate(self.findings, start=1):
+            parts.append(f"{number}. {finding.text}")
+        if self.verdict == TOO_SHORT:
+            parts.append(f"Nothing is wrong so far, but a trend shows in {MIN_EPOCHS} epochs or more.")
+        if self.advice:
+            parts += ["What to change, as a configuration:", *(f"    {line}" for line in self.advice.splitlines())]
+        parts += [f"Note: {note}." for note in self.notes]
+        parts += [f"Not read: {entry}" for entry in self.unread]
+        return "\n".join(parts)
+
+    def to_dict(self) -> dict:
+        """Return the diagnosis as plain types that JSON holds; what is not a number is None.
+
+        Returns
+        -------
+        dict
+        """
+        plateau = self.plateau and [self.plateau.best_epoch + 1, self.plateau.last_epoch]
+        return _plain(
+            {
+                "source": self.run.source,
+                "verdict": self.verdict,
+                "findings": [vars(finding) for finding in self.findings],
+                "best_epoch": self.best_epoch,
+                "best_loss": self.best_loss,
+                "plateau": plateau,
+                "advice": self.advice,
+                "notes": self.notes,
+                "unread": self.unread,
+            }
+        )
+
+    def figure(self, path) -> None:
+        """Draw losses, components, rate, interventions and evidence, with the epochs that the findings point at.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where the picture goes; its ending says the kind.
+        """
+        from vesuvius_kit.diagnosis.figure import draw_diagnosis
+
+        draw_diagnosis(self, path)
+
+
+def diagnose(run) -> Diagnosis:
+    """Say why a run does not learn.
+
+    Parameters
+    ----------
+    run : str or Path
+        A run's folder, a fold's folder in it, a `log.jsonl`, or a text log; see `vesuvius_kit.diagnosis.logs`.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such log.
+    InputValueError
+        A folder with several folds, or a log in which no epoch can be read.
+    """
+    read = read_run(run)
+    findings = [found for find, _ in FAULTS.values() if (found := find(read.lines, read.config)) is not None]
+    findings = _without_consequences(findings)
+    curve = loss_curve(read.lines)
+    best = min(curve, key=lambda pair: pair[1]) if curve else (None, None)
+    if findings:
+        verdict = FAULTS[findings[0].fault][1]
+    else:
+        verdict = HEALTHY if len(read.lines) >= MIN_EPOCHS else TOO_SHORT
+    return Diagnosis(
+        verdict=verdict,
+        findings=findings,
+        best_epoch=best[0],
+        best_loss=best[1],
+        plateau=find_plateau(read.lines),
+        advice=advice_yaml(advise(findings, read.lines, read.config), findings),
+        notes=read.notes + _retell_events(read.lines),
+        unread=read.unread,
+        run=read,
+    )
+
+
+# None of these is cured by a higher rate.
+_NOT_THE_RATE = ("labels", "variance_reward", "conflict", "uniform_output", "overfitting")
+
+
+def suspect_loss(lines: list[dict], config: dict | None = None) -> str | None:
+    """Return why the loss, and not the learning rate, is the suspect where a run does not improve.
+
+    The training loop asks before a rate is raised. Wrongly read labels, a loss led by the variance term, components in
+    conflict, a uniform output and over-fitting count: a higher rate cures none of them. A standstill alone does not, since
+    that is what raises are for. It costs well under a millisecond for a hundred epochs.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs so far, as in `log.jsonl`.
+    config : dict, optional
+        The run's settings as plain dicts, for what the lines do not hold.
+
+    Returns
+    -------
+    str or None
+        The reason in plain words; None where nothing speaks against the loss.
+    """
+    for fault in _NOT_THE_RATE if lines else ():
+        finding = FAULTS[fault][0](lines, config)
+        if finding is not None:
+            return finding.text
+    return None
+
+
+# What the first brings about, so that the second is no finding of its own.
+_CONSEQUENCES = {
+    "labels": ("uniform_output", "standstill", "low_rate", "overfitting"),
+    "not_finite": ("high_rate",),
+    "runaway": ("high_rate",),
+    "high_rate": ("uniform_output", "standstill", "overfitting"),
+    "variance_reward": ("low_rate",),
+    # What falls in every epoch does not stand.
+    "low_rate": ("standstill",),
+}
+
+
+def _without_consequences(findings):
+    found = {finding.fault for finding in findings}
+    explained = {consequence for fault in found for consequence in _CONSEQUENCES.get(fault, ())}
+    return [finding for finding in findings if finding.fault not in explained]
+
+
+def _retell_events(lines):
+    """What the training loop did about it."""
+    notes = []
+    for kind, text in (("rollback", "rolled back to the best"), ("raise_held", "a raise of the rate was held back")):
+        events = [
+            (line["epoch"], event) for line in lines for event in line.get("events") or () if event.get("kind") == kind
+        ]
+        if events:
+            epochs = ", ".join(str(epoch) for epoch, _ in events)
+            notes.append(
+                f"{text} after epoch {epochs}, the last time because {str(events[-1][1].get('reason', 'unknown')).rstrip('.')}"
+            )
+    return notes
+
+
+def _plain(value):
+    """A copy in which JSON keeps everything: string keys, no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

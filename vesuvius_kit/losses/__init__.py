@@ -1,0 +1,6 @@
+"""Loss components that ignore unlabelled voxels exactly, and their weighted sum."""
+
+from vesuvius_kit.losses import functional
+from vesuvius_kit.losses.modules import COMPONENTS, WeightedLoss
+
+__all__ = ["COMPONENTS", "WeightedLoss", "functional"]

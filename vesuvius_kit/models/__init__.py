@@ -1,0 +1,17 @@
+"""Networks by name; importing the package registers every model."""
+
+from vesuvius_kit.models import resenc_unet, timm_unet, unet3d
+from vesuvius_kit.models.normalisation import Normalisation
+from vesuvius_kit.models.registry import ModelRecord, SegmentationModel, create_model, list_models, register_model
+
+__all__ = [
+    "ModelRecord",
+    "Normalisation",
+    "SegmentationModel",
+    "create_model",
+    "list_models",
+    "register_model",
+    "resenc_unet",
+    "timm_unet",
+    "unet3d",
+]

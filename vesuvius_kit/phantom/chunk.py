@@ -1,0 +1,221 @@
+"""One chunk of a scroll phantom: image, label and full truth."""
+
+import math
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from vesuvius_kit.checks import check_choice, check_integer, check_size
+from vesuvius_kit.phantom import kernels
+from vesuvius_kit.phantom.styles import STYLES
+
+BORDER = 3  # outer voxels that are black in the image and unlabelled
+# 1.8 voxels across: most runs along the axis nearest to the normal are 2 long, and none has a gap.
+HALF_THICKNESS = 0.9
+LABEL_MARGIN = 5.0  # voxels of background beyond the outermost labelled wraps of a group
+_BEND_STEP = 8.0  # voxels between the coefficients of the bends
+_SPIRAL_STEP = 12.0  # voxels between the coefficients of the spiral, along the sheet and along z
+
+
+class Phantom(NamedTuple):
+    """A synthetic chunk with its truth; the three arrays have the same shape (Z, Y, X).
+
+    Attributes
+    ----------
+    image : numpy.ndarray
+        uint8 grey values.
+    label : numpy.ndarray
+        uint8, 0 background, 1 surface, 2 unlabelled: what a competitor gets.
+    surface : numpy.ndarray
+        bool, the recto of every wrap, labelled or not; False in the outer 3 voxels.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    surface: np.ndarray
+
+
+def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> Phantom:
+    """Make one chunk of a carbonised scroll as a scanner would see it, labelled as the competition labels.
+
+    The wraps are a spiral around an umbilicus that runs along z and lies inside or outside the chunk; the distance from
+    wrap to wrap, bends, folds, holes, splits and fibres are drawn from smooth noise. ``docs/phantom.md`` tells how, and
+    what is still unlike a real chunk.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Size in voxels, (z, y, x), each at least 1; one integer means a cube.
+    seed : int
+        Not negative. The same shape, seed and style give the same arrays.
+    style : str
+        One of `list_styles`: the imaginary scroll the chunk comes from.
+
+    Returns
+    -------
+    Phantom
+        ``image`` uint8, ``label`` uint8 in {0, 1, 2}, ``surface`` bool. A chunk of 6 voxels or less along an axis is all
+        border: a black image, a label of 2, no surface.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        A shape that is not three positive integers, a negative seed, an unknown style.
+    """
+    shape = check_size("shape", shape)
+    seed = check_integer("seed", seed, minimum=0)
+    scroll = STYLES[check_choice("style", style, STYLES)]
+    rng = np.random.default_rng([seed, zlib.crc32(style.encode())])
+    broad_tile = rng.standard_normal((64, 64, 64), dtype=np.float32)
+    sheet_tile = rng.standard_normal((256, 256), dtype=np.float32)
+    space_tile = rng.standard_normal((64, 64, 64), dtype=np.float32)
+
+    wrap = np.empty(shape, np.int16)
+    inner, outer, arc = (np.empty(shape, np.float32) for _ in range(3))
+    turns = _trace(rng, scroll, broad_tile, wrap, inner, outer, arc)
+
+    label, surface = np.empty(shape, np.uint8), np.empty(shape, np.bool_)
+    chosen = _choose_wraps(rng, wrap, turns)
+    kernels.mark_surfaces(wrap, inner, outer, chosen, HALF_THICKNESS, LABEL_MARGIN, BORDER, label, surface)
+
+    response = _scanner_response(scroll.blur)
+    # The response dampens white noise by the norm of its weights along each axis.
+    grain = scroll.noise / np.linalg.norm(response) ** 3
+    image = np.empty(shape, np.float32)
+    hash_seed = int(rng.integers(2**62))
+    # Levels that the two noises exceed over the wanted share of a sheet's area.
+    hole_level = 1.1 * _normal_quantile(1.0 - scroll.holes)
+    split_level = 1.04 * _normal_quantile(1.0 - scroll.splits)
+    kernels.paint_papyrus(
+        image, wrap, inner, outer, arc, scroll, sheet_tile, space_tile, hash_seed, hole_level, split_level, grain
+    )
+    del wrap, outer, arc
+    kernels.add_specks(image, _draw_specks(rng, shape, scroll.specks))
+    return Phantom(_scan(image, inner, response), label, surface)
+
+
+def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
+    """Draw umbilicus, bends and spiral, fill the four arrays and return the number of turns."""
+    shape = wrap.shape
+    z = np.arange(shape[0])
+    centre = (np.array(shape) - 1) / 2
+    half_diagonal = float(np.hypot(centre[1], centre[2]))
+    direction = rng.uniform(0, 2 * math.pi)
+    if rng.random() < 0.15:
+        distance = rng.uniform(0.0, 0.7) * half_diagonal
+    else:
+        distance = half_diagonal + rng.uniform(80.0, 900.0)
+    slope = rng.uniform(-0.3, 0.3, size=2)
+    sway, phase = rng.uniform(0.0, 12.0, size=2), rng.uniform(0, 2 * math.pi, size=2)
+    axis = np.empty((4, shape[0]))
+    for c, part in enumerate((math.sin(direction), math.cos(direction))):
+        wave = (z - centre[0]) * (2 * math.pi / 400.0) + phase[c]
+        axis[c] = centre[1 + c] - distance * part + slope[c] * (z - centre[0]) + sway[c] * np.sin(wave)
+        axis[2 + c] = slope[c] + sway[c] * (2 * math.pi / 400.0) * np.cos(wave)
+
+    bends = np.empty((2, *(math.ceil(edge / _BEND_STEP) + 4 for edge in shape)))
+    kernels.draw_bends(bends, _BEND_STEP, tile, scroll.waviness, _draw_folds(rng, shape, direction, scroll))
+
+    # The spiral has to reach from inside the nearest voxel to beyond the farthest.
+    y, x = np.meshgrid([0, shape[1] - 1], [0, shape[2] - 1], indexing="ij")
+    offsets = np.hypot(y.reshape(1, -1) - axis[0][:, None], x.reshape(1, -1) - axis[1][:, None])
+    slack = float(np.abs(bends).max()) * math.sqrt(2.0) + scroll.spacing
+    start = max(2.0, distance - half_diagonal - np.ptp(axis[0]) - np.ptp(axis[1]) - slack - 2 * scroll.spacing)
+    reach = float(offsets.max()) + slack
+    columns = max(math.ceil(2 * math.pi * reach / _SPIRAL_STEP), 16)
+    heights = math.ceil(shape[0] / _SPIRAL_STEP) + 4
+    # One turn inside the first would be even, so the first rises by the pitch.
+    turns = [np.broadcast_to(start + scroll.spacing * np.arange(columns) / columns, (heights, columns)).copy()]
+    while len(turns) < 4 or turns[-3].min() < reach:
+        spacing = kernels.draw_spacing(
+            turns[-1], len(turns) - 1, _SPIRAL_STEP, start, scroll.spacing, scroll.spacing_spread, tile
+        )
+        turns.append(turns[-1] + spacing)
+    spiral = np.concatenate(turns, axis=1)
+    spiral = np.concatenate([2 * spiral[:, :1] - spiral[:, 1:2], spiral], axis=1)
+    kernels.trace_wraps(
+        wrap,
+        inner,
+        outer,
+        arc,
+        bends,
+        _BEND_STEP,
+        axis,
+        direction,
+        spiral,
+        columns,
+        _SPIRAL_STEP,
+        start,
+        scroll.spacing,
+    )
+    return len(turns)
+
+
+def _draw_folds(rng, shape, direction, scroll) -> np.ndarray:
+    """Sharp folds, one a row, as `kernels.draw_bends` wants them; they lie across the sheets and step along radii."""
+    count = rng.poisson(scroll.folds * math.prod(shape) / 320**3)
+    folds = np.empty((count, 10))
+    for fold in folds:
+        fold[:3] = rng.uniform(0, shape)
+        tilt = rng.uniform(-0.6, 0.6)
+        normal = np.array([rng.normal(), math.cos(direction + tilt), -math.sin(direction + tilt)])
+        fold[3:6] = normal / np.linalg.norm(normal)
+        fold[6:8] = math.sin(direction), math.cos(direction)
+        fold[8] = rng.choice([-1.0, 1.0]) * rng.uniform(8.0, 18.0)
+        fold[9] = rng.uniform(9.0, 16.0)
+    return folds
+
+
+def _choose_wraps(rng, wrap, turns) -> np.ndarray:
+    """Choose groups of 2 to 5 neighbouring wraps to be labelled, bool (turns + 1,); how much varies from chunk to chunk."""
+    room = np.bincount(wrap.ravel(), minlength=turns + 1)
+    target = np.clip(rng.normal(0.44, 0.11), 0.15, 0.75) * wrap.size
+    chosen = np.zeros(turns + 1, dtype=bool)
+    for _ in range(50):
+        if room[chosen].sum() >= target:
+            break
+        size = int(rng.integers(2, 6))
+        first = int(rng.choice(turns + 1, p=room / wrap.size)) - int(rng.integers(size))
+        first = max(first, 0)
+        # Two wraps at least stay unlabelled between groups, or they would be one group.
+        if not chosen[max(first - 2, 0) : first + size + 2].any():
+            chosen[first : first + size] = True
+    return chosen
+
+
+def _draw_specks(rng, shape, per_million) -> np.ndarray:
+    """Bright grains, most of them small: clusters of ellipsoids, so that the large ones are irregular."""
+    rows = []
+    for _ in range(rng.poisson(per_million * math.prod(shape) / 1e6)):
+        centre = rng.uniform(0, shape)
+        size = min(0.8 * rng.pareto(2.0) + 1.0, 5.0)
+        bright = rng.uniform(260.0, 600.0)
+        for _ in range(1 + int(size)):
+            rows.append([*(centre + rng.normal(0, 0.5 * size, 3)), *(size * rng.uniform(0.6, 1.2, 3)), bright])
+    return np.array(rows).reshape(-1, 7)
+
+
+def _scanner_response(blur) -> np.ndarray:
+    """Weights of the scanner's response along one axis: a Gaussian with a slight ring from its sharpening."""
+    offset = np.arange(-4, 5)
+    narrow = np.exp(-0.5 * (offset / blur) ** 2)
+    wide = np.exp(-0.5 * (offset / (2.0 * blur)) ** 2)
+    return (1.25 * narrow / narrow.sum() - 0.25 * wide / wide.sum()).astype(np.float32)
+
+
+def _scan(image, buffer, response) -> np.ndarray:
+    """Blur along the three axes and round; both float32 arrays are overwritten."""
+    nz, ny, nx = image.shape
+    kernels.blur_rows(image.reshape(1, nz, ny * nx), buffer.reshape(1, nz, ny * nx), response)
+    kernels.blur_rows(buffer, image, response)
+    scan = np.empty(image.shape, np.uint8)
+    kernels.finish_scan(image, response, BORDER, scan)
+    return scan
+
+
+def _normal_quantile(share) -> float:
+    """Quantile of the standard normal distribution."""
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(min(max(share, 1e-6), 1 - 1e-6))

@@ -1,0 +1,85 @@
+"""The named scrolls of the phantom: what differs from one scroll, and one scan, to the next."""
+
+from typing import NamedTuple
+
+
+class Style(NamedTuple):
+    """How one imaginary scroll is wound, damaged and scanned. Lengths are in voxels, grey values in 0..255.
+
+    Attributes
+    ----------
+    scroll_id : int
+        The number that stands in the ``scroll_id`` column of the competition's tables.
+    spacing : float
+        Typical distance from one wrap to the next; the local distance lies between 8 and 40.
+    spacing_spread : float
+        Standard deviation of the logarithm of the distance from wrap to wrap.
+    thickness : float
+        Typical thickness of a sheet.
+    waviness : float
+        Amplitude of the bends that all wraps follow together.
+    folds : float
+        Mean number of sharp folds in a chunk of 320^3.
+    gap_grey, sheet_grey : float
+        Mean grey value of the air and of the papyrus.
+    recto_excess : float
+        How much brighter than the mean the papyrus is at its recto face, and darker at its verso face.
+    texture : float
+        Contrast of the fibres, as a fraction of the contrast between papyrus and air.
+    fray : float
+        Roughness of the verso face; the recto face has about a third of it.
+    holes : float
+        Share of a sheet's area where the papyrus is missing, about.
+    splits : float
+        Share of a sheet's area where its two layers come apart, about.
+    debris : float
+        Strength of the fragments that lie in the gaps.
+    specks : float
+        Bright mineral grains in a million voxels.
+    blur : float
+        Standard deviation of the scanner's point spread.
+    noise : float
+        Standard deviation of the scanner's noise in the finished image.
+    """
+
+    scroll_id: int
+    spacing: float
+    spacing_spread: float
+    thickness: float
+    waviness: float
+    folds: float
+    gap_grey: float
+    sheet_grey: float
+    recto_excess: float
+    texture: float
+    fray: float
+    holes: float
+    splits: float
+    debris: float
+    specks: float
+    blur: float
+    noise: float
+
+
+_FIELDS = Style._fields
+_TABLE = {
+    #           id     spac spread thick wave folds gap  sheet exc tex  fray holes split debris specks blur noise
+    "even": (70101, 19.0, 0.32, 10.0, 8.0, 1.0, 56.0, 122.0, 24.0, 0.28, 1.3, 0.03, 0.35, 0.6, 15.0, 0.85, 3.0),
+    "dense": (70202, 16.0, 0.32, 9.5, 8.0, 1.0, 62.0, 118.0, 24.0, 0.30, 1.3, 0.03, 0.30, 0.5, 22.0, 0.95, 3.2),
+    "wavy": (70303, 19.5, 0.38, 10.0, 18.0, 4.0, 54.0, 126.0, 24.0, 0.28, 1.5, 0.04, 0.40, 0.8, 18.0, 0.80, 3.4),
+    "ragged": (70404, 19.5, 0.40, 10.5, 11.0, 2.0, 55.0, 122.0, 24.0, 0.31, 2.0, 0.07, 0.45, 1.2, 25.0, 0.90, 3.6),
+    "loose": (70505, 23.0, 0.42, 9.5, 12.0, 2.0, 50.0, 132.0, 26.0, 0.28, 1.6, 0.05, 0.40, 1.0, 12.0, 0.85, 2.8),
+    "faint": (70606, 18.5, 0.36, 10.5, 10.0, 2.0, 66.0, 112.0, 20.0, 0.30, 1.5, 0.05, 0.40, 0.8, 18.0, 1.05, 4.2),
+}
+STYLES = {name: Style(*values) for name, values in _TABLE.items()}
+
+
+def list_styles() -> tuple[str, ...]:
+    """Return the names of the styles, in the order of the table.
+
+    Returns
+    -------
+    tuple of str
+        ``"even"``, the default, comes first.
+    """
+    return tuple(STYLES)

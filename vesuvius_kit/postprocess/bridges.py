@@ -1,0 +1,209 @@
+"""Bridges: those along a sheet that are missing, and those between wraps that should not be there."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from vesuvius_kit.checks import check_array, check_integer, check_real
+from vesuvius_kit.postprocess.promises import ADDS_ONLY, REMOVES_ONLY, promise
+from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, smooth_gaussian
+
+_N_DIRECTIONS = 16
+
+
+@promise(REMOVES_ONLY)
+def cut_bridges(mask, radius=6, min_share=0.35, sigma=3.0) -> np.ndarray:
+    """Remove the voxels that have no sheet around them: thin bridges between wraps, spurs and crumbs.
+
+    The normal at a voxel is that of the smoothed mask, so near a bridge it is the normal of the wraps. A voxel stays when
+    enough of the disc across that normal, one voxel up or down allowed, is mask.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        (Z, Y, X) bool.
+    radius : int
+        Of the disc, in voxels, at least 1.
+    min_share : float
+        Share of the disc, in [0, 1]. At a straight edge of a sheet it is 0.5.
+    sigma : float
+        Standard deviation of the smoothing, in voxels, > 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool of the same shape. What lies beyond the faces counts neither way.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Wrong kind or dimension, a parameter out of range.
+
+    Notes
+    -----
+    An opening by discs that follow the sheet, in the spirit of path openings: Talbot and Appleton, IVC 25, 2007.
+    """
+    check_array("mask", mask, kinds="b")
+    radius = check_integer("radius", radius, minimum=1)
+    min_share = check_real("min_share", min_share, minimum=0, maximum=1)
+    sigma = check_real("sigma", sigma, above=0)
+    if not mask.any():
+        return mask.copy()
+    smooth = smooth_gaussian(mask, sigma)
+    return _keep_supported(np.ascontiguousarray(mask), smooth, _disc_offsets(radius), min_share)
+
+
+@promise(ADDS_ONLY)
+def bridge_gaps(mask, length=8, sigma=3.0, min_cosine=0.8) -> np.ndarray:
+    """Draw straight bridges over gaps of a sheet, along its tangent plane.
+
+    From every voxel at the edge of a sheet rays run along its tangent plane; one that meets mask again, of much the
+    same normal, is filled. The rays are two voxels thick across the sheet.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        (Z, Y, X) bool.
+    length : int
+        Longest bridge, in voxels, at least 2.
+    sigma : float
+        Standard deviation of the smoothing that gives the normals, in voxels, > 0.
+    min_cosine : float
+        Of the angle between the normals at both ends, in [0, 1].
+
+    Returns
+    -------
+    numpy.ndarray
+        bool of the same shape. It may join two components: two pieces of one sheet are what it is for.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Wrong kind or dimension, a parameter out of range.
+
+    Notes
+    -----
+    The straight case of tensor voting: Medioni, Lee, Tang, "A Computational Framework for Segmentation and Grouping", 2000.
+    """
+    check_array("mask", mask, kinds="b")
+    length = check_integer("length", length, minimum=2)
+    sigma = check_real("sigma", sigma, above=0)
+    min_cosine = check_real("min_cosine", min_cosine, minimum=0, maximum=1)
+    result = mask.copy()
+    if not mask.any():
+        return result
+    _bridge(np.ascontiguousarray(mask), smooth_gaussian(mask, sigma), length, min_cosine, result)
+    return result
+
+
+def _disc_offsets(radius):
+    """Integer points of a disc but its middle, float64 (n, 2)."""
+    first, second = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    inside = (first**2 + second**2 <= radius**2) & ((first != 0) | (second != 0))
+    return np.stack([first[inside], second[inside]], axis=1).astype(np.float64)
+
+
+@njit(cache=True, nogil=True)
+def _tangents(normal, first, second):
+    """Two unit vectors across a normal."""
+    k = 0
+    for axis in range(1, 3):
+        if abs(normal[axis]) < abs(normal[k]):
+            k = axis
+    first[:] = -normal[k] * normal
+    first[k] += 1.0
+    first /= math.sqrt((first**2).sum())
+    second[0] = normal[1] * first[2] - normal[2] * first[1]
+    second[1] = normal[2] * first[0] - normal[0] * first[2]
+    second[2] = normal[0] * first[1] - normal[1] * first[0]
+
+
+@njit(cache=True, nogil=True)
+def _keep_supported(mask, smooth, disc, min_share):
+    n_z, n_y, n_x = mask.shape
+    result = np.zeros(mask.shape, dtype=np.bool_)
+    gradient, hessian, normal = np.empty(3), np.empty(6), np.empty(3)
+    first, second = np.empty(3), np.empty(3)
+    for z in range(n_z):
+        for y in range(n_y):
+            for x in range(n_x):
+                if not mask[z, y, x]:
+                    continue
+                _differentiate(smooth, z, y, x, gradient, hessian)
+                _sharpest(hessian, normal)
+                _tangents(normal, first, second)
+                hits, tries = 0, 0
+                for k in range(disc.shape[0]):
+                    a = z + disc[k, 0] * first[0] + disc[k, 1] * second[0]
+                    b = y + disc[k, 0] * first[1] + disc[k, 1] * second[1]
+                    c = x + disc[k, 0] * first[2] + disc[k, 1] * second[2]
+                    if a < -0.5 or b < -0.5 or c < -0.5 or a >= n_z - 0.5 or b >= n_y - 0.5 or c >= n_x - 0.5:
+                        continue
+                    tries += 1
+                    if _find_near(mask, a, b, c, normal) < 9:
+                        hits += 1
+                result[z, y, x] = hits >= min_share * tries
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _find_near(mask, a, b, c, normal):
+    """The step along the normal, 0, 1 or -1, at which a point meets the mask; 9 if it does not."""
+    for step in (0, 1, -1):
+        z, y, x = round(a + step * normal[0]), round(b + step * normal[1]), round(c + step * normal[2])
+        if 0 <= z < mask.shape[0] and 0 <= y < mask.shape[1] and 0 <= x < mask.shape[2] and mask[z, y, x]:
+            return step
+    return 9
+
+
+@njit(cache=True, nogil=True)
+def _bridge(mask, smooth, length, min_cosine, result):
+    n_z, n_y, n_x = mask.shape
+    gradient, hessian, normal, other = np.empty(3), np.empty(6), np.empty(3), np.empty(3)
+    first, second, ray = np.empty(3), np.empty(3), np.empty(3)
+    for z in range(n_z):
+        for y in range(n_y):
+            for x in range(n_x):
+                if not mask[z, y, x]:
+                    continue
+                inner = (
+                    0 < z < n_z - 1 and 0 < y < n_y - 1 and 0 < x < n_x - 1
+                    and mask[z - 1, y, x] and mask[z + 1, y, x] and mask[z, y - 1, x]
+                    and mask[z, y + 1, x] and mask[z, y, x - 1] and mask[z, y, x + 1]
+                )  # fmt: skip
+                if inner:
+                    continue
+                _differentiate(smooth, z, y, x, gradient, hessian)
+                _sharpest(hessian, normal)
+                _tangents(normal, first, second)
+                for k in range(_N_DIRECTIONS):
+                    turn = 2 * math.pi * k / _N_DIRECTIONS
+                    for axis in range(3):
+                        ray[axis] = math.cos(turn) * first[axis] + math.sin(turn) * second[axis]
+                    gap = 0
+                    for s in range(2, length + 2):
+                        a, b, c = z + s * ray[0], y + s * ray[1], x + s * ray[2]
+                        if a < 0 or b < 0 or c < 0 or a > n_z - 1 or b > n_y - 1 or c > n_x - 1:
+                            break
+                        step = _find_near(mask, a, b, c, normal)
+                        if step == 9:
+                            gap += 1
+                            continue
+                        if gap == 0:
+                            break  # no edge in this direction
+                        end_z, end_y, end_x = (
+                            round(a + step * normal[0]), round(b + step * normal[1]), round(c + step * normal[2]),
+                        )  # fmt: skip
+                        _differentiate(smooth, end_z, end_y, end_x, gradient, hessian)
+                        _sharpest(hessian, other)
+                        if abs((normal * other).sum()) >= min_cosine:
+                            for t in range(1, s):
+                                lift = step * t / s
+                                for thick in (0.0, 0.5, -0.5):
+                                    p = round(z + t * ray[0] + (lift + thick) * normal[0])
+                                    q = round(y + t * ray[1] + (lift + thick) * normal[1])
+                                    r = round(x + t * ray[2] + (lift + thick) * normal[2])
+                                    if 0 <= p < n_z and 0 <= q < n_y and 0 <= r < n_x:
+                                        result[p, q, r] = True
+                        break

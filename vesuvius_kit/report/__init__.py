@@ -1,0 +1,31 @@
+"""Figures for people: a run's curves, what was predicted, what the data look like."""
+
+from vesuvius_kit.report.pages import (
+    draw_curves,
+    draw_overlay,
+    read_log,
+    write_prediction_page,
+    write_report,
+    write_training_page,
+)
+from vesuvius_kit.report.survey import (
+    ScrollSurvey,
+    survey_scrolls,
+    survey_to_text,
+    write_slices_page,
+    write_survey_page,
+)
+
+__all__ = [
+    "ScrollSurvey",
+    "draw_curves",
+    "draw_overlay",
+    "read_log",
+    "survey_scrolls",
+    "survey_to_text",
+    "write_prediction_page",
+    "write_report",
+    "write_slices_page",
+    "write_survey_page",
+    "write_training_page",
+]

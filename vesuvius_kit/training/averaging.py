@@ -1,0 +1,69 @@
+"""Stochastic weight averaging (Izmailov et al., UAI 2018): the mean of weights taken along the end of a run."""
+
+from contextlib import contextmanager
+
+import torch
+
+
+class WeightAverage:
+    """Running mean of a network's weights; empty at first.
+
+    Floating-point buffers are averaged with the weights; others are taken as they are last. The kit's own networks
+    normalise each instance by itself and have no statistics of batches that would have to be taken anew.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self.tensors = {}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        """Take the model's weights into the mean, each time with the same weight.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The same network each time.
+        """
+        self.count += 1
+        for name, tensor in model.state_dict().items():
+            if name not in self.tensors or not tensor.is_floating_point():
+                self.tensors[name] = tensor.detach().clone()
+            else:
+                self.tensors[name] += (tensor - self.tensors[name]) / self.count
+
+    @contextmanager
+    def applied_to(self, model: torch.nn.Module):
+        """Within the ``with`` statement the model has the mean weights; afterwards its own again.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The network whose weights are averaged.
+
+        Yields
+        ------
+        torch.nn.Module
+            The model.
+        """
+        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(self.tensors)
+        try:
+            yield model
+        finally:
+            model.load_state_dict(own)
+
+    def restore(self, count: int, tensors: dict, device) -> None:
+        """Go back to a mean that a checkpoint holds.
+
+        Parameters
+        ----------
+        count : int
+            How many weights went into it.
+        tensors : dict of str to torch.Tensor
+            The mean; empty if ``count`` is 0.
+        device : torch.device
+            Where the model is.
+        """
+        self.count = count
+        self.tensors = {name: tensor.to(device) for name, tensor in tensors.items()}

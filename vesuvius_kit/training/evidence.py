@@ -1,0 +1,84 @@
+"""What a person would look at to see why a run does not learn: gradients of the components, and the output, on fixed patches.
+
+Looking changes nothing: no random number is drawn, no gradient is left behind, and the network is put back into its mode.
+"""
+
+from itertools import combinations
+
+import torch
+
+from vesuvius_kit.losses.functional import SURFACE, UNLABELLED
+
+N_PATCHES = 2
+_BINS = 10
+
+
+def gather_evidence(model, patches: list, components: dict, weights: dict, gradient_scale: float = 1.0) -> dict:
+    """Return the gradient of each loss component and the shape of the output, on the same patches every time.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Not wrapped; taken in evaluation mode.
+    patches : list of (torch.Tensor, torch.Tensor)
+        Image (1, Z, Y, X) and label (Z, Y, X) on the model's device, labels as the loss sees them. One after the other goes
+        through the network, so that this takes no more memory than a batch of one.
+    components : dict of str to callable
+        Each ``(logits, labels) -> (total, ...)`` of one component alone, with weight 1.
+    weights : dict of str to float
+        Weight of each component in the loss.
+    gradient_scale : float
+        The loss is multiplied by this for the backward pass, against underflow in fp16, and the gradients divided again.
+
+    Returns
+    -------
+    dict
+        ``gradient_norms``: Euclidean norm of each component's gradient over all weights of the network, before weighting;
+        ``total_gradient_norm``: of the weighted sum; ``cosines``: between every two, by ``"a,b"``, None where one has no
+        gradient; ``output``: mean, std, histogram of 10 equal bins and surface share (p >= 0.5) of the probabilities of the
+        labelled voxels, None where there are none; ``label_surface_share``: that of the labels.
+    """
+    was_training = model.training
+    model.eval()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = dict.fromkeys(components, 0.0)
+    outputs, targets = [], []
+    with torch.enable_grad():
+        for image, label in patches:
+            logits = model(image[None]).float()
+            for name, component in components.items():
+                value = component(logits, label[None])[0] * (gradient_scale / len(patches))
+                parts = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+                flat = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts)]
+                # Kept on the processor: several gradients of a large network need not fit beside it on a GPU.
+                gradients[name] += torch.cat([part.flatten().float() for part in flat]).cpu() / gradient_scale
+            labelled = label != UNLABELLED
+            outputs.append(logits.detach().sigmoid()[0, 0][labelled].cpu())
+            targets.append((label[labelled] == SURFACE).cpu())
+    model.train(was_training)
+    norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+    total = sum(weights[name] * gradient for name, gradient in gradients.items())
+    cosines = {}
+    for one, other in combinations(sorted(gradients), 2):
+        scale = norms[one] * norms[other]
+        cosines[f"{one},{other}"] = float(gradients[one] @ gradients[other]) / scale if scale > 0 else None
+    target = torch.cat(targets)
+    return {
+        "gradient_norms": norms,
+        "total_gradient_norm": float(total.norm()),
+        "cosines": cosines,
+        "output": _describe(torch.cat(outputs).double()),
+        "label_surface_share": float(target.double().mean()) if len(target) else None,
+    }
+
+
+def _describe(probability) -> dict | None:
+    if not len(probability):
+        return None
+    counts = torch.histc(probability, bins=_BINS, min=0.0, max=1.0)
+    return {
+        "mean": float(probability.mean()),
+        "std": float(probability.std(correction=0)),
+        "histogram": (counts / len(probability)).tolist(),
+        "surface_share": float((probability >= 0.5).double().mean()),
+    }

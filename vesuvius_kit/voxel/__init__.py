@@ -1,0 +1,1 @@
+"""Kernels over voxels: NumPy and numba only."""

@@ -1,0 +1,327 @@
+"""Masks packed 64 voxels to a machine word.
+
+A packed mask has shape (z, y, words), dtype uint64; bit ``b`` of word ``w`` is voxel ``x = 64 w + b`` and the bits beyond
+the last voxel are 0. One instruction then looks at 64 voxels, and a whole 320^3 mask takes 4 MB.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape, check_spacing
+from vesuvius_kit.voxel.slabs import for_slabs
+
+_ONE = np.uint64(1)
+_TOP = np.uint64(63)
+_PLANES = 8
+
+
+def pack_mask(mask):
+    """Pack a mask into words along its last axis.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground, NaN is background.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint64, (Z, Y, ceil(X / 64)), C order. An empty mask gives an empty array.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not a numeric array of three dimensions.
+    """
+    check_array("mask", mask)
+    n_z, n_y, n_x = mask.shape
+    words = np.zeros((n_z, n_y, -(-n_x // 64)), dtype=np.uint64)
+
+    def work(start, stop):
+        # A few planes at a time, so that a mask of another type or order needs no whole copy.
+        for z in range(start, stop, _PLANES):
+            planes = mask[z : min(z + _PLANES, stop)]
+            if planes.dtype.kind == "f":
+                planes = (planes > 0) | (planes < 0)
+            elif planes.dtype != bool:
+                planes = planes != 0
+            octets = np.ascontiguousarray(planes).view(np.uint8)
+            octets.flags.writeable = False
+            _pack(octets, words[z : z + len(planes)])
+
+    for_slabs(work, n_z if words.size else 0)
+    return words
+
+
+def unpack_mask(words, n_x):
+    """Undo `pack_mask`.
+
+    Parameters
+    ----------
+    words : numpy.ndarray
+        uint64, (Z, Y, words).
+    n_x : int
+        Length of the last axis in voxels.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, (Z, Y, ``n_x``).
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not an unsigned array of three dimensions, or more voxels than it has bits.
+    """
+    check_array("words", words, kinds="u")
+    n_x = check_integer("n_x", n_x, minimum=0, maximum=64 * words.shape[2])
+    words = np.ascontiguousarray(words)
+    mask = np.empty((*words.shape[:2], n_x), dtype=bool)
+    octets = mask.view(np.uint8)
+    for_slabs(lambda start, stop: _unpack(words[start:stop], octets[start:stop]), len(words) if mask.size else 0)
+    return mask
+
+
+def invert(words, n_x):
+    """Swap foreground and background of a packed mask.
+
+    Parameters
+    ----------
+    words : numpy.ndarray
+        uint64, (Z, Y, words).
+    n_x : int
+        Length of the last axis in voxels; the bits beyond stay 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint64, the same shape.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not an unsigned array of three dimensions.
+    """
+    check_array("words", words, kinds="u")
+    return words ^ pack_mask(np.ones((1, 1, n_x), dtype=bool))
+
+
+def check_parts(union, parts):
+    """Raise unless a packed mask and those within it have the right kind and shape.
+
+    Parameters
+    ----------
+    union : numpy.ndarray
+        uint64, (Z, Y, words).
+    parts : sequence of numpy.ndarray
+        Packed masks of the same shape.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not unsigned arrays of three dimensions and the same shape.
+    """
+    check_array("union", union, kinds="u")
+    for part in parts:
+        check_array("parts", part, kinds="u")
+        check_same_shape("union", union, "parts", part)
+
+
+def shift_down(words):
+    """Move every voxel one step towards x = 0, so that bit x of the result tells of voxel x + 1.
+
+    Parameters
+    ----------
+    words : numpy.ndarray
+        uint64, (Z, Y, words).
+
+    Returns
+    -------
+    numpy.ndarray
+        The same shape; the last voxel's place becomes 0.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not an unsigned array of three dimensions.
+    """
+    check_array("words", words, kinds="u")
+    shifted = words >> _ONE
+    shifted[:, :, :-1] |= words[:, :, 1:] << _TOP
+    return shifted
+
+
+def count_voxels(words):
+    """Count the foreground voxels of a packed mask.
+
+    Parameters
+    ----------
+    words : numpy.ndarray
+        uint64, any shape.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    InputTypeError
+        Not an unsigned array.
+    """
+    check_array("words", words, ndim=None, kinds="u")
+    return int(np.bitwise_count(words).sum(dtype=np.int64))
+
+
+def ball_rows(radius, spacing):
+    """List the rows along x that make up a ball of voxels.
+
+    Parameters
+    ----------
+    radius : float
+        In the unit of ``spacing``, >= 0, inclusive.
+    spacing : sequence of 3 floats
+        Voxel size along z, y, x.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64, (rows, 3): offset along z, offset along y, reach along x on either side.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        A negative radius or a spacing that is not positive.
+    """
+    radius = check_real("radius", radius, minimum=0)
+    step_z, step_y, step_x = check_spacing("spacing", spacing)
+    rows = []
+    for dz in range(-int(radius / step_z) - 1, int(radius / step_z) + 2):
+        for dy in range(-int(radius / step_y) - 1, int(radius / step_y) + 2):
+            # The sum and root in this order are what a Euclidean distance transform computes: the same rounding.
+            inside = [
+                dx
+                for dx in range(int(radius / step_x) + 2)
+                if math.sqrt((dz * step_z) ** 2 + (dy * step_y) ** 2 + (dx * step_x) ** 2) <= radius
+            ]
+            if inside:
+                rows.append((dz, dy, inside[-1]))
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def dilate(words, rows):
+    """Dilate a packed mask by the ball that `ball_rows` lists.
+
+    Bits beyond the last voxel of a row may become 1; whoever reads them masks them.
+
+    Parameters
+    ----------
+    words : numpy.ndarray
+        uint64, (Z, Y, words).
+    rows : numpy.ndarray
+        What `ball_rows` gave.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint64, the same shape.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not an unsigned array of three dimensions.
+    """
+    check_array("words", words, kinds="u")
+    check_array("rows", rows, ndim=2, kinds="i")
+    dilated = np.zeros_like(words)
+    reached = words.copy()
+    reach = 0
+    for wanted in np.unique(rows[:, 2]):
+        while reach < wanted:
+            reached = _spread_one(reached)
+            reach += 1
+        _gather_rows(reached, rows[rows[:, 2] == wanted], dilated)
+    return dilated
+
+
+@njit(cache=True, nogil=True)
+def _pack(octets, words):
+    n_z, n_y, n_x = octets.shape
+    n_whole = n_x // 64
+    for z in range(n_z):
+        for y in range(n_y):
+            row = octets[z, y]
+            for k in range(n_whole):
+                word = np.uint64(0)
+                for b in range(64):  # a fixed length, which the compiler turns into vectors
+                    word |= np.uint64(row[64 * k + b] != 0) << np.uint64(b)
+                words[z, y, k] = word
+            word = np.uint64(0)
+            for b in range(n_x - 64 * n_whole):
+                word |= np.uint64(row[64 * n_whole + b] != 0) << np.uint64(b)
+            if 64 * n_whole < n_x:
+                words[z, y, n_whole] = word
+
+
+@njit(cache=True, nogil=True)
+def _unpack(words, octets):
+    n_z, n_y, n_x = octets.shape
+    n_whole = n_x // 64
+    for z in range(n_z):
+        for y in range(n_y):
+            row = octets[z, y]
+            for k in range(n_whole):
+                word = words[z, y, k]
+                for b in range(64):
+                    row[64 * k + b] = (word >> np.uint64(b)) & _ONE
+            for b in range(n_x - 64 * n_whole):
+                row[64 * n_whole + b] = (words[z, y, n_whole] >> np.uint64(b)) & _ONE
+
+
+@njit(cache=True, nogil=True)
+def _bit_count(word):
+    """Count the bits set in a uint64 (a form that LLVM knows and turns into one instruction)."""
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    word = word + (word >> np.uint64(8))
+    word = word + (word >> np.uint64(16))
+    word = word + (word >> np.uint64(32))
+    return np.int64(word & np.uint64(0x7F))
+
+
+@njit(cache=True, nogil=True)
+def _lowest_bit(word):
+    """Return the index of the lowest bit set in a uint64 that is not 0."""
+    return _bit_count((word & (~word + np.uint64(1))) - np.uint64(1))
+
+
+@njit(cache=True, nogil=True)
+def _spread_one(words):
+    n_z, n_y, n_w = words.shape
+    out = np.empty_like(words)
+    for z in range(n_z):
+        for y in range(n_y):
+            for k in range(n_w):
+                word = words[z, y, k]
+                spread = word | (word << np.uint64(1)) | (word >> np.uint64(1))
+                if k > 0:
+                    spread |= words[z, y, k - 1] >> np.uint64(63)
+                if k + 1 < n_w:
+                    spread |= words[z, y, k + 1] << np.uint64(63)
+                out[z, y, k] = spread
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _gather_rows(words, rows, out):
+    n_z, n_y, n_w = words.shape
+    for z in range(n_z):
+        for y in range(n_y):
+            for i in range(rows.shape[0]):
+                source_z = z + rows[i, 0]
+                source_y = y + rows[i, 1]
+                if 0 <= source_z < n_z and 0 <= source_y < n_y:
+                    for k in range(n_w):
+                        out[z, y, k] |= words[source_z, source_y, k]

@@ -1,0 +1,196 @@
+"""Sparse vectors over GF(2): sets of generators, added by symmetric difference, under relations that arrive one by one.
+
+Sets live in a store and are known by number, their *label*; set 0 is the empty one. A relation makes its latest generator
+*bound*, worth the rest of the relation, which holds earlier generators only; every sum is rewritten in the generators that
+are still free. Sums therefore stay short as long as few generators are free, however many there have been: the idea of
+annotations in persistent cohomology (Dey, Fan, Wang, arXiv:1208.5018).
+
+A store is a tuple: items of all sets, where each set starts, how many sets, two work spaces, and the label that each
+generator is worth (-1 for a free one). Functions that may lengthen an array return the store anew.
+"""
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def _new_store(n_generators):
+    """Make a store for generators 0 to ``n_generators - 1``, with the empty set in it."""
+    return (
+        np.empty(4096, np.int32),
+        np.zeros(1024, np.int64),
+        np.ones(1, np.int64),
+        np.empty(1024, np.int32),
+        np.empty(1024, np.int32),
+        np.full(n_generators, -1, np.int32),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _lengthened(array):
+    longer = np.empty(2 * array.size, array.dtype)
+    longer[: array.size] = array
+    return longer
+
+
+@njit(cache=True, nogil=True)
+def _collect(store, label, n):
+    """Append a set to the ``n`` items in the work space."""
+    items, starts, n_sets, work, spare, worth = store
+    begin, end = starts[label], starts[label + 1]
+    while n + end - begin > work.size:
+        work = _lengthened(work)
+    for i in range(begin, end):
+        work[n] = items[i]
+        n += 1
+    return (items, starts, n_sets, work, spare, worth), n
+
+
+@njit(cache=True, nogil=True)
+def _rewrite(store, n):
+    """Cancel equal items of the work space in pairs and bound generators by their worth; leave it sorted."""
+    while True:
+        items, starts, n_sets, work, spare, worth = store
+        _sort(work, n)
+        kept, i, n_bound = 0, 0, 0
+        while i < n:
+            if i + 1 < n and work[i] == work[i + 1]:
+                i += 2
+                continue
+            work[kept] = work[i]
+            n_bound += worth[work[i]] >= 0
+            kept += 1
+            i += 1
+        if n_bound == 0:
+            return store, kept
+        store = (items, starts, n_sets, spare, work, worth)
+        n = np.int64(0)
+        for i in range(kept):
+            if worth[work[i]] >= 0:
+                store, n = _collect(store, worth[work[i]], n)
+            else:
+                store, n = _append(store, work[i], n)
+
+
+@njit(cache=True, nogil=True)
+def _sort(items, n):
+    """Sort the first ``n`` items; nearly always a handful, for which a general sort is slow."""
+    if n > 24:
+        items[:n].sort()
+        return
+    for i in range(1, n):
+        item = items[i]
+        j = i
+        while j > 0 and items[j - 1] > item:
+            items[j] = items[j - 1]
+            j -= 1
+        items[j] = item
+
+
+@njit(cache=True, nogil=True)
+def _append(store, item, n):
+    items, starts, n_sets, work, spare, worth = store
+    if n == work.size:
+        work = _lengthened(work)
+    work[n] = item
+    return (items, starts, n_sets, work, spare, worth), n + 1
+
+
+@njit(cache=True, nogil=True)
+def _keep(store, n):
+    """Add the first ``n`` items of the work space, sorted and all different, as a set; return its label."""
+    items, starts, n_sets, work, spare, worth = store
+    if n == 0:
+        return store, np.int32(0)
+    label = n_sets[0]
+    if label + 2 > starts.size:
+        starts = _lengthened(starts)
+    end = starts[label]
+    while end + n > items.size:
+        items = _lengthened(items)
+    items[end : end + n] = work[:n]
+    starts[label + 1] = end + n
+    n_sets[0] += 1
+    return (items, starts, n_sets, work, spare, worth), np.int32(label)
+
+
+@njit(cache=True, nogil=True)
+def _sum(store, first, second, third, fourth):
+    """Put the sum of four sets into the work space; return its size."""
+    if first | second | third | fourth == 0:
+        return store, np.int64(0)
+    n = np.int64(0)
+    for label in (first, second, third, fourth):
+        store, n = _collect(store, label, n)
+    return _rewrite(store, n)
+
+
+@njit(cache=True, nogil=True)
+def _relate(store, first, second, third, fourth):
+    """Let the sum of four sets be worth nothing."""
+    store, n = _sum(store, first, second, third, fourth)
+    if n > 0:
+        latest = store[3][n - 1]
+        store, label = _keep(store, n - 1)
+        store[5][latest] = label
+    return store
+
+
+@njit(cache=True, nogil=True)
+def _find_leads(store, labels):
+    """Return for each set the generator that leads it (its latest) once earlier sets are taken away; -1 for none left."""
+    leads = np.full(labels.size, -1, dtype=np.int64)
+    owner = np.full(store[5].size, -1, dtype=np.int64)
+    begins, ends = np.empty(labels.size, dtype=np.int64), np.empty(labels.size, dtype=np.int64)
+    reduced = np.empty(4096, dtype=np.int32)
+    column, sum_ = np.empty(1024, dtype=np.int32), np.empty(1024, dtype=np.int32)
+    used = 0
+    for i in range(labels.size):
+        store, n = _collect(store, labels[i], np.int64(0))
+        store, n = _rewrite(store, n)
+        while n > column.size:
+            column = _lengthened(column)
+        column[:n] = store[3][:n]
+        while n > 0 and owner[column[n - 1]] >= 0:
+            other = owner[column[n - 1]]
+            size = ends[other] - begins[other]
+            while n + size > sum_.size:
+                sum_ = _lengthened(sum_)
+            n = _symmetric_difference(column[:n], reduced[begins[other] : ends[other]], sum_)
+            column, sum_ = sum_, column
+        if n > 0:
+            while used + n > reduced.size:
+                reduced = _lengthened(reduced)
+            reduced[used : used + n] = column[:n]
+            begins[i], ends[i] = used, used + n
+            used += n
+            leads[i] = column[n - 1]
+            owner[leads[i]] = i
+    return leads
+
+
+@njit(cache=True, nogil=True)
+def _symmetric_difference(first, second, out):
+    """Write the items that are in one of two sorted arrays, sorted; return how many."""
+    i, j, n = 0, 0, 0
+    while i < first.size and j < second.size:
+        if first[i] == second[j]:
+            i += 1
+            j += 1
+            continue
+        if first[i] < second[j]:
+            out[n] = first[i]
+            i += 1
+        else:
+            out[n] = second[j]
+            j += 1
+        n += 1
+    while i < first.size:
+        out[n] = first[i]
+        i += 1
+        n += 1
+    while j < second.size:
+        out[n] = second[j]
+        j += 1
+        n += 1
+    return n

@@ -1,0 +1,256 @@
+"""Thinning: to the curve skeleton of Lee, Kashyap and Chu, and to a medial surface of unchanged topology.
+
+The 3x3x3 neighbourhood of a voxel is an integer of 27 bits, bit ``9 dz + 3 dy + dx``, centre 13, so that flooding a
+neighbourhood is a handful of shifts. Voxels are visited through the list of those that are left, in raster order.
+"""
+
+import numpy as np
+from numba import njit
+
+from vesuvius_kit.voxel.bits import pack_mask, unpack_mask
+
+# Columns x = 0 and x = 2, rows y = 0 and y = 2 of the 27 bits.
+_X0, _X2 = 0o111111111, 0o444444444
+_Y0, _Y2 = 0o007007007, 0o700700700
+_ALL = (1 << 27) - 1
+_CENTRE = 1 << 13
+_FACES = 1 << 4 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 22
+_CORNERS = 0o505 | 0o505 << 18
+_N18 = _ALL & ~_CORNERS & ~_CENTRE
+
+
+def _list_cells():
+    """List the other voxels that share each vertex, edge and face of the middle voxel, with the cell's sign."""
+    offsets = [(z, y, x) for z in range(-1, 2) for y in range(-1, 2) for x in range(-1, 2)]
+    masks, signs = [], []
+    for cell in offsets:
+        # A cell lies towards ``cell``: the voxels that share it are those that lie nowhere else.
+        if cell != (0, 0, 0):
+            shared = [i for i, voxel in enumerate(offsets) if all(v in (0, c) for v, c in zip(voxel, cell))]
+            masks.append(sum(1 << i for i in shared if i != 13))
+            signs.append(-1 if sum(map(abs, cell)) == 2 else 1)
+    return np.array(masks, dtype=np.int64), np.array(signs, dtype=np.int64)
+
+
+_CELLS, _SIGNS = _list_cells()
+
+
+def skeletonize(mask):
+    """Thin a mask to curves one voxel wide.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, the same shape, a subset of the mask; equal to ``skimage.morphology.skeletonize`` of the volume. A sheet
+        becomes curves, too: `thin_to_surface` keeps it a sheet.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not a numeric array of three dimensions.
+
+    Notes
+    -----
+    T.-C. Lee, R. L. Kashyap, C.-N. Chu: Building skeleton models via 3-D medial surface/axis thinning algorithms, CVGIP 1994.
+    """
+    padded = _pad(mask)
+    steps = _steps(padded)
+    left = np.flatnonzero(padded)
+    flat = padded.ravel()
+    directions = [-steps[1], steps[1], steps[2], -steps[2], steps[0], -steps[0]]
+    if mask.shape[0] == 1:  # a plane is thinned as a plane
+        directions = directions[:4]
+    unchanged = 0
+    while unchanged < len(directions):
+        unchanged = 0
+        for away in directions:
+            candidates = _find_ends_of_lee(flat, left, steps, away, _CELLS, _SIGNS)
+            unchanged += not _delete_connecting(flat, candidates, steps)
+        left = left[flat[left] != 0]
+    return _unpad(padded)
+
+
+def thin_to_surface(mask):
+    """Thin a mask to sheets and curves one voxel thick, without changing its topology.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, the same shape, a subset of the mask with the same 26-connected components, tunnels and 6-connected cavities.
+        Beyond the faces of the volume lies background, so a sheet recedes from them, as from its own rim, by half its
+        thickness and one voxel at most.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not a numeric array of three dimensions.
+
+    Notes
+    -----
+    Directional thinning that keeps isthmuses: voxels that, at some moment, part the background (of a sheet) or connect two
+    parts of the foreground (of a curve) stay (G. Bertrand, M. Couprie: Isthmus based parallel and symmetric 3D thinning
+    algorithms, Graphical Models 2015; K. Palagyi: Parallel 3D 12-subiteration thinning algorithms based on isthmuses, 2013).
+    Simple points by their topological numbers (Bertrand and Malandain, Pattern Recognition Letters 1994).
+    """
+    padded = _pad(mask)
+    steps = _steps(padded)
+    left = np.flatnonzero(padded)
+    flat = padded.ravel()
+    changed = True
+    while changed:
+        changed = False
+        for away in (-steps[0], steps[0], -steps[1], steps[1], -steps[2], steps[2]):
+            _keep_isthmuses(flat, left, steps)
+            changed |= _delete_simple(flat, _find_border(flat, left, away), steps)
+        left = left[flat[left] == 1]
+    return _unpad(padded)
+
+
+def _pad(mask):
+    """Copy a mask into a volume with a rim of one background voxel."""
+    octets = unpack_mask(pack_mask(mask), mask.shape[2]).view(np.uint8)
+    return np.pad(octets, 1)
+
+
+def _unpad(padded):
+    return padded[1:-1, 1:-1, 1:-1] != 0
+
+
+def _steps(padded):
+    """Return the distance of neighbours along z, y, x in the flat volume."""
+    return padded.shape[1] * padded.shape[2], padded.shape[2], 1
+
+
+@njit(cache=True, nogil=True)
+def _neighbourhood(flat, at, steps):
+    code = 0
+    bit = 0
+    for z in (-steps[0], 0, steps[0]):
+        for y in (-steps[1], 0, steps[1]):
+            for x in (-1, 0, 1):
+                code |= np.int64(flat[at + z + y + x] != 0) << bit
+                bit += 1
+    return code
+
+
+@njit(cache=True, nogil=True)
+def _flood(code, within):
+    """Grow a set of neighbours through those of ``within`` that are 26-connected to it."""
+    before = 0
+    while code != before:
+        before = code
+        code |= ((code & ~_X2) << 1) | ((code & ~_X0) >> 1)
+        code |= ((code & ~_Y2) << 3) | ((code & ~_Y0) >> 3)
+        code = (code | (code << 9) | (code >> 9)) & within
+    return code
+
+
+@njit(cache=True, nogil=True)
+def _flood_faces(code, within):
+    """Grow a set of neighbours through those of ``within`` that are 6-connected to it."""
+    before = 0
+    while code != before:
+        before = code
+        beside = ((code & ~_X2) << 1) | ((code & ~_X0) >> 1) | ((code & ~_Y2) << 3) | ((code & ~_Y0) >> 3)
+        code |= (beside | (code << 9) | (code >> 9)) & within
+    return code
+
+
+@njit(cache=True, nogil=True)
+def _is_connected(code):
+    """Tell whether the neighbours are one 26-connected component, or none."""
+    others = code & ~_CENTRE
+    return _flood(others & -others, others) == others
+
+
+@njit(cache=True, nogil=True)
+def _is_simple(code):
+    """Tell whether deleting the centre changes no component, tunnel or cavity: one component on either side."""
+    others = code & ~_CENTRE
+    background = ~code & _N18
+    faces = background & _FACES
+    if others == 0 or faces == 0 or not _is_connected(code):
+        return False
+    return faces & ~_flood_faces(faces & -faces, background) == 0
+
+
+@njit(cache=True, nogil=True)
+def _is_isthmus(code):
+    """Tell whether the centre parts the background around it, or connects components of the foreground."""
+    background = ~code & _N18
+    faces = background & _FACES
+    if faces & (faces - 1) == 0:  # fewer than two background neighbours: neither
+        return False
+    return faces & ~_flood_faces(faces & -faces, background) != 0 or not _is_connected(code)
+
+
+@njit(cache=True, nogil=True)
+def _find_ends_of_lee(flat, left, steps, away, cells, signs):
+    found = np.empty(left.size, dtype=np.int64)
+    n = 0
+    for at in left:
+        if flat[at] == 0 or flat[at + away] != 0:
+            continue
+        code = _neighbourhood(flat, at, steps)
+        others = code & ~_CENTRE
+        if others & (others - 1) == 0 and others != 0:  # the end of a curve
+            continue
+        # Of the centre's cells those vanish with it that no other voxel shares, and the cube itself.
+        change = -1
+        for i in range(cells.size):
+            if others & cells[i] == 0:
+                change += signs[i]
+        if change == 0 and _is_connected(code):
+            found[n] = at
+            n += 1
+    return found[:n]
+
+
+@njit(cache=True, nogil=True)
+def _delete_connecting(flat, candidates, steps):
+    """Delete candidates one after the other while their neighbours stay connected."""
+    changed = False
+    for at in candidates:
+        if _is_connected(_neighbourhood(flat, at, steps)):
+            flat[at] = 0
+            changed = True
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def _keep_isthmuses(flat, left, steps):
+    """Mark with 2 the voxels that are isthmuses now."""
+    for at in left:
+        if flat[at] == 1 and _is_isthmus(_neighbourhood(flat, at, steps)):
+            flat[at] = 2
+
+
+@njit(cache=True, nogil=True)
+def _find_border(flat, left, away):
+    found = np.empty(left.size, dtype=np.int64)
+    n = 0
+    for at in left:
+        if flat[at] == 1 and flat[at + away] == 0:
+            found[n] = at
+            n += 1
+    return found[:n]
+
+
+@njit(cache=True, nogil=True)
+def _delete_simple(flat, candidates, steps):
+    changed = False
+    for at in candidates:
+        if _is_simple(_neighbourhood(flat, at, steps)):
+            flat[at] = 0
+            changed = True
+    return changed

@@ -1,0 +1,199 @@
+"""Tasks shared out to processes, any of which may be killed without losing a task.
+
+The parent holds the list and hands each process its next task over a pipe of its own, so there is no lock that a killed
+process could take with it: its pipe closes, and the task it held goes back on the list. Processes are spawned, not forked,
+since a forked process cannot use CUDA and may inherit a lock that is held.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from multiprocessing.connection import wait
+
+from vesuvius_kit.checks import InputError, InputValueError, check_integer
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerError(RuntimeError):
+    """A process failed, or all of them were killed; the message is one line."""
+
+
+def run_in_processes(jobs, tasks, *, threads=1, seconds_for=None, seconds_left=None):
+    """Yield (task, result) in the order in which processes finish the tasks.
+
+    A process that is killed leaves its task to the others, at the end of the list, where a task that kills whoever takes it
+    does the least harm. When all have been killed, one more is started; when that is killed too, the call fails. However the
+    loop over this generator ends, closing the generator ends the processes.
+
+    Parameters
+    ----------
+    jobs : sequence of callable
+        One for each process, picklable: ``job(task, seconds)`` returns a picklable result; ``seconds`` is what ``seconds_for``
+        said. No more processes are started than there are tasks.
+    tasks : sequence
+        Picklable; empty gives nothing.
+    threads : int
+        Threads of numerical libraries in each process.
+    seconds_for : callable, optional
+        ``seconds_for(task)`` is asked when a task is about to be handed out: how long the job may work on it, or None for no
+        limit. At 0 or less it is not handed out, and neither are those after it.
+    seconds_left : callable, optional
+        ``seconds_left()`` is asked while waiting: after how many seconds the call ends, whatever the processes are at; None
+        for never.
+
+    Yields
+    ------
+    tuple
+        The task and what the job returned for it.
+
+    Raises
+    ------
+    InputError
+        No job, or a job raised one.
+    WorkerError
+        A job raised something else, or every process was killed.
+    """
+    check_integer("threads", threads, minimum=1)
+    if not jobs:
+        raise InputValueError("jobs must hold at least one job, got none")
+    waiting = deque(tasks)
+    crew = []
+    try:
+        for number, job in enumerate(jobs[: len(waiting)]):
+            crew.append(_Worker(number, job, threads))
+        spare_jobs = [jobs[0]]
+        while True:
+            for worker in crew:
+                if waiting and worker.is_idle:
+                    seconds = None if seconds_for is None else seconds_for(waiting[0])
+                    if seconds is not None and seconds <= 0:
+                        waiting.clear()
+                    else:
+                        worker.hand(waiting.popleft(), seconds)
+            if not waiting and not any(worker.has_task for worker in crew):
+                return
+            timeout = None if seconds_left is None else seconds_left()
+            if timeout is not None and timeout <= 0:
+                return
+            heard = wait([worker.connection for worker in crew], timeout)
+            for worker in [worker for worker in crew if worker.connection in heard]:
+                try:
+                    kind, content = worker.connection.recv()
+                except (EOFError, OSError):
+                    crew.remove(worker)
+                    if worker.has_task:
+                        waiting.append(worker.task)
+                    worker.report_death()
+                    if not crew and waiting:
+                        if not spare_jobs:
+                            raise WorkerError(
+                                f"every process was killed, the last {worker.end()}; {len(waiting)} tasks are left: "
+                                f"{', '.join(map(str, waiting))}"
+                            ) from None
+                        crew.append(_Worker(worker.number, spare_jobs.pop(), threads))
+                    continue
+                if kind == "failed":
+                    raise _as_exception(worker, content)
+                task = worker.finish()
+                if kind == "done":
+                    yield task, content
+    finally:
+        for worker in crew:
+            worker.stop()
+
+
+class _Worker:
+    """The parent's side of one process."""
+
+    def __init__(self, number, job, threads):
+        context = multiprocessing.get_context("spawn")
+        self.number = number
+        self.task = None
+        self.has_task = False
+        # Idle from the message that it has imported what the job needs.
+        self.is_idle = self._was_ready = False
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, threads), name=f"worker-{number}", daemon=True)
+        self._process.start()
+        # The process holds the other end alone, so that its death closes the pipe.
+        theirs.close()
+        try:
+            self._send(job)
+        except Exception:
+            # A job that cannot be pickled: nobody would know of this process.
+            self.stop()
+            raise
+
+    def hand(self, task, seconds):
+        self.task, self.has_task, self.is_idle = task, True, False
+        self._send((task, seconds))
+
+    def finish(self):
+        task, self.task, self.has_task, self.is_idle = self.task, None, False, True
+        self._was_ready = True
+        return task
+
+    def report_death(self):
+        at = f" at {self.task}, which another takes" if self.has_task else ""
+        logger.warning("process %d was killed%s (%s)", self.number, at, self.end())
+
+    def end(self):
+        """How the process ended, in words."""
+        self._process.join()
+        code = self._process.exitcode
+        if code == -signal.SIGKILL:
+            return "signal 9, as when the memory is full"
+        if code == 1 and not self._was_ready:
+            # A spawned process imports the script that started it, which then calls this again.
+            return 'exit code 1 at its start: a script must make this call under if __name__ == "__main__"'
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def stop(self):
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+    def _send(self, message):
+        try:
+            self.connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            # Killed meanwhile: the closed pipe is read as such in its turn.
+            logger.debug("process %d was gone before it could be given anything", self.number)
+
+
+def _work(connection, threads):
+    """What a process does: one task after the other, until the parent closes the pipe or is gone."""
+    # Ctrl-C reaches the whole group of processes; the parent decides what becomes of its children.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    try:
+        # Receiving the job imports what it needs: the numbers of threads must have been set before.
+        job = connection.recv()
+        connection.send(("ready", None))
+        while True:
+            task, seconds = connection.recv()
+            connection.send(("done", job(task, seconds)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except Exception as error:
+        connection.send(("failed", (isinstance(error, InputError), _one_line(error), traceback.format_exc())))
+
+
+def _as_exception(worker, content):
+    is_input, line, trace = content
+    logger.debug("process %d:\n%s", worker.number, trace)
+    if is_input:
+        return InputValueError(line)
+    return WorkerError(f"process {worker.number} failed{f' at {worker.task}' if worker.has_task else ''}: {line}")
+
+
+def _one_line(error):
+    text = " ".join(str(error).split())
+    return (
+        text if isinstance(error, InputError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    )
