@@ -45,10 +45,10 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 import json
 
 from vesuvius_kit.checkpoint import find_checkpoints
+from vesuvius_kit.checks import check_duration
 from vesuvius_kit.config import load_config
 from vesuvius_kit.console import show_progress
 from vesuvius_kit.kaggle.session import find_or_train_models, open_session
-from vesuvius_kit.submission import parse_duration
 
 BUDGET = os.environ.get("VESUVIUS_KIT_BUDGET", "8h30m")
 SETTINGS = {"predict.device": "auto", "predict.precision": "auto"} | json.loads(
@@ -78,7 +78,7 @@ summary = write_submission(
     models,
     config.predict,
     config.postprocess,
-    budget_seconds=parse_duration(BUDGET) - (time.monotonic() - STARTED),
+    budget_seconds=check_duration("BUDGET", BUDGET) - (time.monotonic() - STARTED),
     progress=show_progress,
 )
 print(f"{len(summary.predicted)} predicted, {len(summary.simple)} with a simple mask, {summary.seconds:.0f} s")

@@ -36,7 +36,8 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # ## 2. Settings
 # `CONFIG` names a settings file that ships with the kit (or the path of your own), `SETTINGS` replaces single values
 # in it. Both can come from outside, through environment variables, so that nobody has to edit a notebook to try
-# something.
+# something. A session ends after twelve hours, and one that Kaggle has to end may leave nothing: no epoch begins that would
+# not end within `BUDGET`, and what is left of the twelve hours is for the cells around the training.
 
 # %%
 import json
@@ -47,10 +48,11 @@ from vesuvius_kit.kaggle.session import find_earlier_checkpoint, open_session
 
 session = open_session(progress=show_progress)
 CONFIG = os.environ.get("VESUVIUS_KIT_CONFIG", session.config)
+BUDGET = os.environ.get("VESUVIUS_KIT_BUDGET", "11h")
 SETTINGS = session.settings | json.loads(os.environ.get("VESUVIUS_KIT_SETTINGS", "{}"))
 RUN = session.working / "checkpoints"
 
-config = load_config(CONFIG, {"data": str(session.data), "output": str(RUN)} | SETTINGS)
+config = load_config(CONFIG, {"data": str(session.data), "output": str(RUN), "train.budget": BUDGET} | SETTINGS)
 EARLIER = find_earlier_checkpoint(config.folds[0])  # where the last session ended, if its output is attached
 print(session.to_text())
 print(
@@ -72,7 +74,7 @@ print(competition.audit(progress=show_progress).to_text())
 # %% [markdown]
 # ## 4. Train
 # One process for each GPU. A checkpoint is written after every epoch: restart, run all, and it goes on where it was
-# stopped. A session ends after twelve hours; attach this notebook's own output to the next one, and that goes on too.
+# stopped. When the budget ends first, attach this notebook's own output to its next session, and that goes on too.
 # The folds never split a scroll, since chunks of one scroll look alike and would flatter the score.
 
 # %%

@@ -68,3 +68,17 @@ def test_missing_paths_are_named(tmp_path):
 def test_choice_lists_what_is_allowed():
     with pytest.raises(checks.InputValueError, match="views must be one of mirror, none, got 'all'"):
         checks.check_choice("views", "all", ["none", "mirror"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("600", 600), (600, 600), ("1h2m3s", 3723), ("0.5h", 1800)],
+)
+def test_durations(text, seconds):
+    assert checks.check_duration("wait", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5m3h", "-3m", "0s", "8h30"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(checks.InputValueError, match="wait must"):
+        checks.check_duration("wait", text)

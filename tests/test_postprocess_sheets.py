@@ -266,6 +266,37 @@ def test_ridges_keep_touching_wraps_apart_and_lie_where_the_probability_is_highe
     np.testing.assert_allclose(weak, strength / 2, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(14, 17, 33), (1, 9, 20), (6, 5, 1)])
+def test_ridges_equal_those_of_numpys_eigenvectors(shape):
+    sigma, thickness = 1.2, 1.6
+    smooth = smooth_gaussian(np.random.default_rng(3).random(shape, dtype=np.float32), sigma)
+    rim = np.pad(smooth.astype(np.float64), 1, mode="edge")
+
+    def at(z, y, x):
+        return rim[1 + z : rim.shape[0] - 1 + z, 1 + y : rim.shape[1] - 1 + y, 1 + x : rim.shape[2] - 1 + x]
+
+    units = np.eye(3, dtype=int)
+    gradient = np.stack([at(*unit) - at(*-unit) for unit in units], axis=-1) / 2
+    hessian = np.empty((*shape, 3, 3))
+    for i, first in enumerate(units):
+        for j, second in enumerate(units):
+            if i == j:
+                hessian[..., i, i] = at(*first) + at(*-first) - 2 * smooth
+            else:
+                corners = at(*(first + second)) - at(*(first - second)) - at(*(second - first)) + at(*(-first - second))
+                hessian[..., i, j] = corners / 4
+    values, vectors = np.linalg.eigh(hessian)
+    curvature = values[..., 0]
+    offset = np.abs((gradient * vectors[..., 0]).sum(axis=-1)) / np.maximum(-curvature, 1e-9) - thickness / 2
+    strength = trace_ridges(np.random.default_rng(3).random(shape, dtype=np.float32), sigma, thickness)
+    # Where rounding decides, anything goes.
+    clear = (np.abs(offset) > 1e-3) & (np.abs(curvature) > 1e-5)
+    assert clear.mean() > 0.65  # a volume of one plane has no curvature across it
+    expected = np.where((curvature < 0) & (offset <= 0), np.minimum(-curvature * sigma**2, 1), 0)
+    np.testing.assert_allclose(strength[clear], expected[clear], atol=1e-5)
+    assert 0.02 < (strength > 0).mean() < 0.9
+
+
 def test_smoothing_equals_scipy():
     rng = np.random.default_rng(1)
     for shape in ((9, 14, 20), (1, 5, 3)):

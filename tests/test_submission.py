@@ -14,7 +14,6 @@ from vesuvius_kit.inference import OutOfTimeError
 from vesuvius_kit.models import create_model
 from vesuvius_kit.submission import (
     list_images,
-    parse_duration,
     postprocess_folder,
     predict_folder,
     validate_submission,
@@ -46,19 +45,6 @@ def run(tmp_path):
 def masks_in(path):
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("600", 600), ("1h2m3s", 3723), ("0.5h", 1800)]
-)
-def test_durations(text, seconds):
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "soon", "5m3h", "-3m", "0s", "8h30"])
-def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(InputValueError, match="budget must"):
-        parse_duration(text)
 
 
 def test_a_submission_holds_one_valid_mask_for_each_image(images, run, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from competitions import TINY, make_pair, write_small_competition
 
+from vesuvius_kit.budget import EpochBudget
 from vesuvius_kit.checkpoint import load_checkpoint, load_model
 from vesuvius_kit.checks import InputError, InputValueError
 from vesuvius_kit.config import load_config
@@ -106,6 +107,42 @@ def test_stopped_after_any_epoch_it_ends_as_if_nothing_had_happened(data, tmp_pa
     expected, arrived = (load_checkpoint(folder / "fold_0" / "last").weights for folder in (whole, run))
     for name, tensor in expected.items():
         assert torch.equal(tensor, arrived[name]), name
+
+
+def test_a_budget_ends_between_two_epochs_and_the_same_call_goes_on(data, tmp_path, monkeypatch, caplog):
+    whole = train(configure(data, tmp_path, output=str(tmp_path / "whole")))
+    config = configure(data, tmp_path, train__budget="1h", folds=[0, 1])
+    # As if each epoch had taken most of the budget.
+    monkeypatch.setattr(EpochBudget, "note_epoch", lambda self, seconds: setattr(self, "_longest", 3500.0))
+    for done in (1, 2, 3):
+        with caplog.at_level("INFO"):
+            run = train(config)
+        assert len(read_lines(run)) == done
+        assert ("the budget of 1h ends before epoch 1 would" in caplog.text) == (done == 1)
+        assert (run / "fold_0" / "rollback").exists() == (done < 3), "kept while the run can still go back"
+        assert not (run / "fold_1" / "log.jsonl").exists(), "no time for another fold"
+        caplog.clear()
+    assert without_times(read_lines(run)) == without_times(read_lines(whole))
+    expected, arrived = (load_checkpoint(folder / "fold_0" / "last").weights for folder in (whole, run))
+    assert all(torch.equal(tensor, arrived[name]) for name, tensor in expected.items())
+    # Another budget is no other run.
+    monkeypatch.undo()
+    train(configure(data, tmp_path, folds=[0, 1]))
+    assert len(read_lines(run)) == 3
+    assert len((run / "fold_1" / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_an_epoch_begins_only_if_the_longest_so_far_would_fit(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("vesuvius_kit.budget.time.monotonic", lambda: now[0])
+    budget = EpochBudget(60)
+    assert budget.has_time(), "the first epoch is tried"
+    budget.note_epoch(20)
+    budget.note_epoch(5)
+    for now[0], expected in ((120.0, True), (137.9, True), (138.1, False), (170.0, False)):
+        assert budget.has_time() == expected, now
+    assert not EpochBudget(0).has_time()
+    assert EpochBudget(None).has_time()
 
 
 @pytest.mark.long

@@ -130,6 +130,25 @@ def test_scored_volumes_and_poisoned_steps_are_the_same_for_all(config_file, tmp
     )
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("slow", "epochs"), [("0", 1), ("1", 2)])
+def test_the_main_process_decides_when_the_budget_ends(config_file, tmp_path, slow, epochs):
+    from accelerate import notebook_launcher
+
+    config = load_config(config_file, {"output": str(tmp_path / "two"), "train.budget": "1h"})
+    notebook_launcher(_take_long, (config, slow), num_processes=2, use_port=free_port())
+    assert len(read_lines(tmp_path / "two")) == epochs
+
+
+def _take_long(config, slow):
+    from vesuvius_kit.budget import EpochBudget
+    from vesuvius_kit.training import train
+
+    if os.environ["RANK"] == slow:
+        EpochBudget.note_epoch = lambda self, seconds: setattr(self, "_longest", 3600.0)
+    train(config)
+
+
 def _poison_the_second_process(config):
     from vesuvius_kit.losses import WeightedLoss
     from vesuvius_kit.training import train

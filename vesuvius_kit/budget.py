@@ -1,41 +1,11 @@
-"""How long the network may work, so that masks and archive are done when a time budget ends: rates are measured."""
+"""How long the network may work, so that what must be done is done when a time budget ends: rates are measured."""
 
-import re
 import time
 
 import numpy as np
 
-from vesuvius_kit.checks import InputValueError, check_real
 from vesuvius_kit.postprocess import simple_mask
 from vesuvius_kit.volume import read_volume, volume_shape_and_dtype
-
-
-def parse_duration(text) -> float:
-    """Return the seconds meant by a duration such as ``8h30m``, ``90s`` or ``600``.
-
-    Parameters
-    ----------
-    text : str
-        Hours, minutes and seconds with their letters, in that order, or plain seconds.
-
-    Returns
-    -------
-    float
-        Seconds, above 0.
-
-    Raises
-    ------
-    InputValueError
-        Not of that form, or 0.
-    """
-    number = r"(\d+(?:\.\d+)?)"
-    text = str(text).strip()
-    text = f"{text}s" if re.fullmatch(number, text) else text
-    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text)
-    if not match or not any(match.groups()):
-        raise InputValueError(f"budget must look like 8h30m, 45m, 90s or 600, got {text!r}")
-    hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    return check_real("budget", 3600 * hours + 60 * minutes + seconds, above=0)
 
 
 class TimeBudget:
@@ -119,3 +89,37 @@ class TimeBudget:
     def close(self) -> None:
         """Start no other volume."""
         self._is_closed = True
+
+
+class EpochBudget:
+    """Whether another epoch would end within a budget, by the longest one so far.
+
+    Parameters
+    ----------
+    seconds : float or None
+        The budget, counted from now; None for no limit.
+    """
+
+    def __init__(self, seconds):
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._longest = 0.0
+
+    def note_epoch(self, seconds: float) -> None:
+        """Learn how long an epoch took.
+
+        Parameters
+        ----------
+        seconds : float
+            Its checkpoint included.
+        """
+        self._longest = max(self._longest, seconds)
+
+    def has_time(self) -> bool:
+        """Return whether another epoch would end in time; the first is always tried while the budget lasts.
+
+        Returns
+        -------
+        bool
+        """
+        # A tenth more than any so far: an epoch that scores whole volumes may follow one that did not.
+        return self._end is None or time.monotonic() + 1.1 * self._longest < self._end

@@ -5,6 +5,7 @@ the command line can tell a mistake of the user (one line, exit code 2) from a m
 """
 
 import math
+import re
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from pathlib import Path
@@ -242,6 +243,36 @@ def check_same_shape(first_name, first, second_name, second) -> None:
             f"{first_name} and {second_name} must have the same shape, "
             f"got {tuple(first.shape)} and {tuple(second.shape)}"
         )
+
+
+def check_duration(name, value) -> float:
+    """Return the seconds meant by a duration such as ``8h30m``, ``90s`` or ``600``.
+
+    Parameters
+    ----------
+    name : str
+        How the message calls the argument.
+    value : str or float
+        What arrived: hours, minutes and seconds with their letters, in that order, or plain seconds.
+
+    Returns
+    -------
+    float
+        Seconds, above 0.
+
+    Raises
+    ------
+    InputValueError
+        Not of that form, or 0.
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    text = str(value).strip()
+    text = f"{text}s" if re.fullmatch(number, text) else text
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text)
+    if not match or not any(match.groups()):
+        raise InputValueError(f"{name} must look like 8h30m, 45m, 90s or 600, got {str(value)!r}")
+    hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return check_real(name, 3600 * hours + 60 * minutes + seconds, above=0)
 
 
 def check_folder(name, path) -> Path:

@@ -15,7 +15,14 @@ from typing import Any, Literal
 
 import yaml
 
-from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_integer, check_real, check_size
+from vesuvius_kit.checks import (
+    InputNotFoundError,
+    InputValueError,
+    check_duration,
+    check_integer,
+    check_real,
+    check_size,
+)
 from vesuvius_kit.lr import MAX_FACTOR
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -305,6 +312,9 @@ class TrainConfig:
         warm-up, nor under the schedule ``warm_restarts``, whose restarts are meant to lose the best for a time.
     max_rollbacks : int
         A run goes back this often at most.
+    budget : str or None
+        Wall time of one start, such as ``11h``: no epoch begins that would not end in it, and the same command goes on
+        another time; None without a limit. It changes nothing that is computed.
     """
 
     learning_rate: float = 1e-3
@@ -328,6 +338,7 @@ class TrainConfig:
     rollback_tolerance: float = 0.15
     rollback_rising_epochs: int = 5
     max_rollbacks: int = 3
+    budget: str | None = None
 
     def __post_init__(self):
         check_real("train.learning_rate", self.learning_rate, above=0)
@@ -342,6 +353,8 @@ class TrainConfig:
         check_real("train.rollback_tolerance", self.rollback_tolerance, minimum=0)
         check_integer("train.swa_every_epochs", self.swa_every_epochs, minimum=1)
         check_real("train.swa_learning_rate", self.swa_learning_rate, above=0)
+        if self.budget is not None:
+            check_duration("train.budget", self.budget)
 
 
 @dataclass(frozen=True)

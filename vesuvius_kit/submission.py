@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from vesuvius_kit.archive import list_images, pack_submission, validate_submission
-from vesuvius_kit.budget import TimeBudget, parse_duration
+from vesuvius_kit.budget import TimeBudget
 from vesuvius_kit.checkpoint import find_checkpoints, load_checkpoint, load_model
 from vesuvius_kit.checks import InputValueError, check_integer
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, changed_settings, config_to_dict
@@ -35,7 +35,6 @@ from vesuvius_kit.workers import run_in_processes
 __all__ = [
     "SubmissionSummary",
     "list_images",
-    "parse_duration",
     "postprocess_folder",
     "predict_folder",
     "validate_submission",

@@ -1,5 +1,6 @@
 """Run the notebooks as Kaggle would: a fresh environment, /kaggle in both layouts, no network; check what they leave."""
 
+from vesuvius_kit.checks import check_duration
 from vesuvius_kit.config import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
@@ -13,14 +14,13 @@ def run(prog, arguments):
     parser.add_argument("--budget", type=str, default="10m", help="what each notebook may take")
     given = parse_arguments(parser, arguments)
     from vesuvius_kit.kaggle.rehearse import rehearse
-    from vesuvius_kit.submission import parse_duration
 
     result = rehearse(
         given.output,
         notebooks=given.notebooks,
         layout=given.layout,
         checkout=given.checkout,
-        budget_seconds=parse_duration(given.budget),
+        budget_seconds=check_duration("--budget", given.budget),
         progress=show_progress,
     )
     print(result.to_text())

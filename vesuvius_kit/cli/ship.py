@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vesuvius_kit.checks import InputValueError, check_folder
+from vesuvius_kit.checks import InputValueError, check_duration, check_folder
 from vesuvius_kit.cli.push import add_push_arguments, prepare
 from vesuvius_kit.config import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
@@ -26,12 +26,9 @@ def run(prog, arguments):
         if given.data is None:
             raise InputValueError("--data must name the competition folder, to validate the submission, got none")
         check_folder("test images", Path(given.data) / "test_images")
-    from vesuvius_kit.submission import list_images, parse_duration
+    from vesuvius_kit.submission import list_images
 
-    try:
-        wait_seconds = parse_duration(given.wait)
-    except InputValueError as error:
-        raise InputValueError(str(error).replace("budget", "--wait", 1)) from error
+    wait_seconds = check_duration("--wait", given.wait)
     if given.kernel == "submit":
         list_images(Path(given.data) / "test_images")
     client, shipment = prepare(given)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.checks import InputValueError, check_duration
 from vesuvius_kit.cli.prediction import add_prediction_arguments, parse_with_checkpoint_defaults, report_worker_error
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, make_bare_parser
 from vesuvius_kit.console import show_progress
@@ -22,7 +22,7 @@ def run(prog, arguments):
     given, built = parse_with_checkpoint_defaults(parser, arguments, ["predict", "postprocess"])
     if (given.data is None) == (given.images is None):
         raise InputValueError("submit must be given either --data or --images, got both or neither")
-    from vesuvius_kit.submission import parse_duration, write_submission
+    from vesuvius_kit.submission import write_submission
     from vesuvius_kit.workers import WorkerError
 
     try:
@@ -32,7 +32,7 @@ def run(prog, arguments):
             given.checkpoints,
             built.predict,
             built.postprocess,
-            budget_seconds=None if given.budget is None else parse_duration(given.budget),
+            budget_seconds=None if given.budget is None else check_duration("--budget", given.budget),
             workers=given.workers,
             fresh=given.fresh,
             progress=show_progress,

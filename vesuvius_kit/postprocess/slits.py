@@ -11,7 +11,10 @@ from vesuvius_kit.checks import check_array, check_integer, check_same_shape
 from vesuvius_kit.postprocess.promises import REMOVES_ONLY, promise
 from vesuvius_kit.postprocess.steps import remove_small_components
 from vesuvius_kit.voxel.components import label_components
+from vesuvius_kit.voxel.neighbourhood import CENTRE, FACES, is_simple
 from vesuvius_kit.voxel.slabs import for_slabs
+
+_WAITS = 1 << 27  # beside the 27 bits of a neighbourhood
 
 
 @promise(REMOVES_ONLY)
@@ -95,27 +98,19 @@ def _grow(levels, seeds):
     _, n_y, n_x = levels.shape
     step_y, step_z = n_x, n_y * n_x
     flat = levels.ravel()
-    grown = np.zeros(flat.size, dtype=np.bool_)
-    waiting = np.zeros(flat.size, dtype=np.bool_)
+    # What has grown round a voxel, as the code of its neighbourhood, and whether the voxel waits to be asked.
+    codes = np.zeros(flat.size, dtype=np.int32)
     # One chain a level, a voxel stands in one chain at most.
     following = np.full(flat.size, -1, dtype=np.int32)
     first = np.full(256, -1, dtype=np.int64)
     last = np.full(256, -1, dtype=np.int64)
-    steps = np.array([-step_z, -step_y, -1, 1, step_y, step_z])
-    around = np.empty(27, dtype=np.bool_)
-    stack = np.empty(27, dtype=np.int64)
-    seen = np.empty(27, dtype=np.bool_)
     offsets = np.empty(27, dtype=np.int64)
     for k in range(27):
         offsets[k] = (k // 9 - 1) * step_z + (k // 3 % 3 - 1) * step_y + k % 3 - 1
     top = 0
     for s in range(seeds.shape[0]):
         at = seeds[s, 0] * step_z + seeds[s, 1] * step_y + seeds[s, 2]
-        grown[at] = True
-        for step in steps:
-            to = at + step
-            if flat[to] > 0 and not grown[to] and not waiting[to]:
-                top = max(top, _append(to, flat, waiting, following, first, last))
+        top = max(top, _add(at, offsets, flat, codes, following, first, last))
     while top > 0:
         at = first[top]
         if at < 0:
@@ -125,100 +120,29 @@ def _grow(levels, seeds):
         if first[top] < 0:
             last[top] = -1
         following[at] = -1
-        waiting[at] = False
-        for k in range(27):
-            around[k] = grown[at + offsets[k]]
-        if not _is_simple(around, seen, stack):
-            continue  # asked again when a voxel beside it is added
-        grown[at] = True
-        for k in range(27):
-            to = at + offsets[k]
-            if flat[to] == 0 or grown[to] or waiting[to]:
-                continue
-            # Only a face neighbour of the grown set can be simple.
-            if (
-                grown[to - step_z] or grown[to + step_z] or grown[to - step_y] or grown[to + step_y]
-                or grown[to - 1] or grown[to + 1]
-            ):  # fmt: skip
-                top = max(top, _append(to, flat, waiting, following, first, last))
-    return grown.reshape(levels.shape)
+        codes[at] &= ~_WAITS
+        # The mask is 6-connected, its background 26-connected. What is refused is asked again when a voxel beside it is added.
+        if is_simple(~np.int64(codes[at])):
+            top = max(top, _add(at, offsets, flat, codes, following, first, last))
+    return ((codes & CENTRE) != 0).reshape(levels.shape)
 
 
 @njit(cache=True, nogil=True)
-def _append(voxel, flat, waiting, following, first, last):
-    """Put a voxel at the end of the chain of its level and return the level."""
-    level = flat[voxel]
-    waiting[voxel] = True
-    if last[level] < 0:
-        first[level] = voxel
-    else:
-        following[last[level]] = voxel
-    last[level] = voxel
-    return level
-
-
-@njit(cache=True, nogil=True)
-def _is_simple(around, seen, stack):
-    """Whether adding the centre of 3x3x3 voxels changes no component, tunnel or cavity (6 and 26 neighbours)."""
-    # Foreground: the 18-neighbours, 6-connected, must have one component that touches the centre by a face.
-    touched = 0
+def _add(voxel, offsets, flat, codes, following, first, last):
+    """Add a voxel, let all wait that may be simple now, each at the end of its level's chain; return their highest level."""
+    top = 0
     for k in range(27):
-        seen[k] = False
-    for start in (4, 10, 12, 14, 16, 22):
-        if not around[start] or seen[start]:
-            continue
-        touched += 1
-        if touched > 1:
-            return False
-        n = 1
-        stack[0] = start
-        seen[start] = True
-        while n > 0:
-            n -= 1
-            k = stack[n]
-            z, y, x = k // 9, k // 3 % 3, k % 3
-            for axis in range(3):
-                for step in (-1, 1):
-                    a, b, c = z, y, x
-                    if axis == 0:
-                        a += step
-                    elif axis == 1:
-                        b += step
-                    else:
-                        c += step
-                    if a < 0 or a > 2 or b < 0 or b > 2 or c < 0 or c > 2:
-                        continue
-                    to = 9 * a + 3 * b + c
-                    if to == 13 or seen[to] or not around[to] or (a != 1 and b != 1 and c != 1):
-                        continue
-                    seen[to] = True
-                    stack[n] = to
-                    n += 1
-    if touched == 0:
-        return False
-    # Background: the 26 neighbours must have one 26-connected component.
-    for k in range(27):
-        seen[k] = False
-    pieces = 0
-    for start in range(27):
-        if start == 13 or around[start] or seen[start]:
-            continue
-        pieces += 1
-        if pieces > 1:
-            return False
-        n = 1
-        stack[0] = start
-        seen[start] = True
-        while n > 0:
-            n -= 1
-            k = stack[n]
-            z, y, x = k // 9, k // 3 % 3, k % 3
-            for a in range(max(z - 1, 0), min(z + 2, 3)):
-                for b in range(max(y - 1, 0), min(y + 2, 3)):
-                    for c in range(max(x - 1, 0), min(x + 2, 3)):
-                        to = 9 * a + 3 * b + c
-                        if to != 13 and not around[to] and not seen[to]:
-                            seen[to] = True
-                            stack[n] = to
-                            n += 1
-    return pieces == 1
+        at = voxel + offsets[k]
+        code = codes[at] | 1 << (26 - k)
+        # Only a face neighbour of what has grown can be simple.
+        if flat[at] > 0 and code & (CENTRE | _WAITS) == 0 and code & FACES != 0:
+            code |= _WAITS
+            level = flat[at]
+            if last[level] < 0:
+                first[level] = at
+            else:
+                following[last[level]] = at
+            last[level] = at
+            top = max(top, level)
+        codes[at] = code
+    return top

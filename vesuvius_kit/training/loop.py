@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from vesuvius_kit.augment import Augmentation
-from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.budget import EpochBudget
+from vesuvius_kit.checks import InputValueError, check_duration
 from vesuvius_kit.competition import Competition
 from vesuvius_kit.config import RunConfig, config_to_dict
 from vesuvius_kit.console import no_progress
@@ -67,6 +68,7 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
     Where several processes call this together (see `vesuvius_kit.training.processes`), they share each batch and the scored
     volumes, and the main one writes.
 
+    Where ``train.budget`` would end before another epoch does, training stops there and the same call goes on another time.
     Several processes on several machines must share the folder. Before the rate is raised the diagnosis is asked whether the
     loss is to blame; where the validation loss degrades, the run goes back to its best state (see `TrainConfig`).
 
@@ -97,19 +99,21 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
     TrainingDivergedError
         The loss is no longer finite.
     """
+    limit = config.train.budget
+    budget = EpochBudget(None if limit is None else check_duration("train.budget", limit))
     competition = Competition(config.data)
     competition.audit_pairs()
     splits = competition.folds(config.n_folds, config.train.seed)
     try:
         for fold in config.folds:
             folder = Path(config.output) / f"fold_{fold}"
-            _train_fold(config, folder, *splits[fold], fresh, resume_from, progress)
+            _train_fold(config, folder, *splits[fold], fresh, resume_from, budget, progress)
     finally:
         release_accelerator()
     return Path(config.output)
 
 
-def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_from, progress):
+def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_from, budget, progress):
     settings = config.train
     accelerator = start_accelerator(config.predict.device, settings.precision)
     _check_processes(settings.batch_size, accelerator.num_processes)
@@ -148,6 +152,13 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_f
     )
     try:
         for epoch in epochs:
+            # Each process has its own clock; all stop together.
+            if settings.budget is not None and not take_from_main(budget.has_time()):
+                logger.info(
+                    "the budget of %s ends before epoch %d would; the same command goes on", settings.budget, epoch
+                )
+                accelerator.wait_for_everyone()
+                return
             started = time.monotonic()
             # Scoring starts numba's threads, which resets torch's number of them, and sums in another order round otherwise.
             torch.set_num_threads(threads)
@@ -209,6 +220,7 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_f
                 run.save_as_last_and_rollback()
             else:
                 run.save("last")
+            budget.note_epoch(time.monotonic() - started)
             if stops_early:
                 logger.info("stopped early: no better loss or score for %d epochs", state.epochs_without_improvement)
                 break

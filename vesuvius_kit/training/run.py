@@ -25,6 +25,7 @@ FREE_SETTINGS = (
     "train.num_workers",
     "train.save_every_steps",
     "train.evidence_every_epochs",
+    "train.budget",
     "predict.batch_size",
     "predict.device",
 )

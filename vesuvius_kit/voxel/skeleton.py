@@ -1,22 +1,14 @@
 """Thinning: to the curve skeleton of Lee, Kashyap and Chu, and to a medial surface of unchanged topology.
 
-The 3x3x3 neighbourhood of a voxel is an integer of 27 bits, bit ``9 dz + 3 dy + dx``, centre 13, so that flooding a
-neighbourhood is a handful of shifts. Voxels are visited through the list of those that are left, in raster order.
+Voxels are visited through the list of those that are left, in raster order; what a voxel means to its neighbours is asked of
+`vesuvius_kit.voxel.neighbourhood`.
 """
 
 import numpy as np
 from numba import njit
 
 from vesuvius_kit.voxel.bits import pack_mask, unpack_mask
-
-# Columns x = 0 and x = 2, rows y = 0 and y = 2 of the 27 bits.
-_X0, _X2 = 0o111111111, 0o444444444
-_Y0, _Y2 = 0o007007007, 0o700700700
-_ALL = (1 << 27) - 1
-_CENTRE = 1 << 13
-_FACES = 1 << 4 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 22
-_CORNERS = 0o505 | 0o505 << 18
-_N18 = _ALL & ~_CORNERS & ~_CENTRE
+from vesuvius_kit.voxel.neighbourhood import CENTRE, is_connected, is_isthmus, is_simple, read_neighbourhood
 
 
 def _list_cells():
@@ -132,77 +124,14 @@ def _steps(padded):
 
 
 @njit(cache=True, nogil=True)
-def _neighbourhood(flat, at, steps):
-    code = 0
-    bit = 0
-    for z in (-steps[0], 0, steps[0]):
-        for y in (-steps[1], 0, steps[1]):
-            for x in (-1, 0, 1):
-                code |= np.int64(flat[at + z + y + x] != 0) << bit
-                bit += 1
-    return code
-
-
-@njit(cache=True, nogil=True)
-def _flood(code, within):
-    """Grow a set of neighbours through those of ``within`` that are 26-connected to it."""
-    before = 0
-    while code != before:
-        before = code
-        code |= ((code & ~_X2) << 1) | ((code & ~_X0) >> 1)
-        code |= ((code & ~_Y2) << 3) | ((code & ~_Y0) >> 3)
-        code = (code | (code << 9) | (code >> 9)) & within
-    return code
-
-
-@njit(cache=True, nogil=True)
-def _flood_faces(code, within):
-    """Grow a set of neighbours through those of ``within`` that are 6-connected to it."""
-    before = 0
-    while code != before:
-        before = code
-        beside = ((code & ~_X2) << 1) | ((code & ~_X0) >> 1) | ((code & ~_Y2) << 3) | ((code & ~_Y0) >> 3)
-        code |= (beside | (code << 9) | (code >> 9)) & within
-    return code
-
-
-@njit(cache=True, nogil=True)
-def _is_connected(code):
-    """Tell whether the neighbours are one 26-connected component, or none."""
-    others = code & ~_CENTRE
-    return _flood(others & -others, others) == others
-
-
-@njit(cache=True, nogil=True)
-def _is_simple(code):
-    """Tell whether deleting the centre changes no component, tunnel or cavity: one component on either side."""
-    others = code & ~_CENTRE
-    background = ~code & _N18
-    faces = background & _FACES
-    if others == 0 or faces == 0 or not _is_connected(code):
-        return False
-    return faces & ~_flood_faces(faces & -faces, background) == 0
-
-
-@njit(cache=True, nogil=True)
-def _is_isthmus(code):
-    """Tell whether the centre parts the background around it, or connects components of the foreground."""
-    background = ~code & _N18
-    faces = background & _FACES
-    if faces & (faces - 1) == 0:  # fewer than two background neighbours: neither
-        return False
-    return faces & ~_flood_faces(faces & -faces, background) != 0 or not _is_connected(code)
-
-
-@njit(cache=True, nogil=True)
 def _find_ends_of_lee(flat, left, steps, away, cells, signs):
     found = np.empty(left.size, dtype=np.int64)
     n = 0
     for at in left:
         if flat[at] == 0 or flat[at + away] != 0:
             continue
-        code = _neighbourhood(flat, at, steps)
-        others = code & ~_CENTRE
+        code = read_neighbourhood(flat, at, steps)
+        others = code & ~CENTRE
         if others & (others - 1) == 0 and others != 0:  # the end of a curve
             continue
         # Of the centre's cells those vanish with it that no other voxel shares, and the cube itself.
@@ -210,7 +139,7 @@ def _find_ends_of_lee(flat, left, steps, away, cells, signs):
         for i in range(cells.size):
             if others & cells[i] == 0:
                 change += signs[i]
-        if change == 0 and _is_connected(code):
+        if change == 0 and is_connected(code):
             found[n] = at
             n += 1
     return found[:n]
@@ -221,7 +150,7 @@ def _delete_connecting(flat, candidates, steps):
     """Delete candidates one after the other while their neighbours stay connected."""
     changed = False
     for at in candidates:
-        if _is_connected(_neighbourhood(flat, at, steps)):
+        if is_connected(read_neighbourhood(flat, at, steps)):
             flat[at] = 0
             changed = True
     return changed
@@ -231,7 +160,7 @@ def _delete_connecting(flat, candidates, steps):
 def _keep_isthmuses(flat, left, steps):
     """Mark with 2 the voxels that are isthmuses now."""
     for at in left:
-        if flat[at] == 1 and _is_isthmus(_neighbourhood(flat, at, steps)):
+        if flat[at] == 1 and is_isthmus(read_neighbourhood(flat, at, steps)):
             flat[at] = 2
 
 
@@ -250,7 +179,7 @@ def _find_border(flat, left, away):
 def _delete_simple(flat, candidates, steps):
     changed = False
     for at in candidates:
-        if _is_simple(_neighbourhood(flat, at, steps)):
+        if is_simple(read_neighbourhood(flat, at, steps)):
             flat[at] = 0
             changed = True
     return changed
