@@ -1,12 +1,15 @@
 """Argument checks with one message form: what, the requirement, what arrived.
 
-The three error classes are the ordinary ``TypeError``, ``ValueError`` and ``FileNotFoundError`` with a common base, so that
-the command line can tell a mistake of the user (one line, exit code 2) from a mistake of the kit (a traceback).
+The error classes are the ordinary ``TypeError``, ``ValueError``, ``FileNotFoundError`` and ``OSError`` with a common base, so
+that the command line can tell what the user, the disk or the network did (one line, exit code 2) from a mistake of the kit (a
+traceback).
 """
 
 import math
 import re
-from collections.abc import Collection, Iterable
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -25,6 +28,120 @@ class InputValueError(InputError, ValueError):
 
 class InputNotFoundError(InputError, FileNotFoundError):
     """A file or folder that is not there."""
+
+
+class InputOSError(InputError, OSError):
+    """The disk or the system refused: a full disk, a read-only mount, a folder where a file must be."""
+
+
+@contextmanager
+def name_os_errors(action: str) -> Iterator[None]:
+    """Turn what the disk or the system refuses inside the block into one line that names what was tried.
+
+    Parameters
+    ----------
+    action : str
+        What the block does, with the path: ``write masks/1.tif``.
+
+    Raises
+    ------
+    InputOSError
+        ``cannot write masks/1.tif: No space left on device``.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputOSError(f"cannot {action}: {explain_os_error(error)}") from error
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return the system's own words for an ``OSError``, without its number.
+
+    Parameters
+    ----------
+    error : OSError
+        As the system or a library raised it.
+
+    Returns
+    -------
+    str
+    """
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+
+
+def make_folder(path: Path | str) -> Path:
+    """Make a folder, and those above it, unless it is there.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    InputOSError
+        The disk is read-only or full, or a file is in the way.
+    """
+    with name_os_errors(f"make the folder {path}"):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+def check_output_file(name: str, path: Path | str) -> Path:
+    """Return ``path`` as a Path if a file can be written there: asked before the work whose result it will hold.
+
+    Parameters
+    ----------
+    name : str
+        How the message calls the argument.
+    path : str or Path
+        The file; it need not be there.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    InputNotFoundError
+        The folder of ``path`` does not exist.
+    InputOSError
+        ``path`` is a folder, or its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputOSError(f"{name} must be a file, got the folder {path}")
+    if not path.parent.is_dir():
+        raise InputNotFoundError(f"the folder of {path} must exist")
+    with name_os_errors(f"write {path}"):
+        # Without a name where the system can, so that a kill leaves nothing.
+        tempfile.TemporaryFile(dir=path.parent).close()
+    return path
+
+
+@contextmanager
+def make_scratch_folder() -> Iterator[Path]:
+    """Make a folder among the temporary files, for the time of the block.
+
+    Yields
+    ------
+    pathlib.Path
+
+    Raises
+    ------
+    InputOSError
+        No temporary folder can be written to; TMPDIR may name another.
+    """
+    with name_os_errors("make a temporary folder (TMPDIR may name another place)"):
+        holder = tempfile.TemporaryDirectory(prefix="vesuvius_kit_", ignore_cleanup_errors=True)
+    with holder as folder:
+        yield Path(folder)
 
 
 def check_real(name, value, *, minimum=None, maximum=None, above=None, below=None) -> float:

@@ -6,8 +6,11 @@ defaults to `no_progress`. The command line passes `show_progress`.
 
 import logging
 import math
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NOTEBOOK_LINES = 10  # of one loop, at most
 _NOTEBOOK_SECONDS = 5.0  # between two lines of a loop, at least
@@ -87,6 +90,24 @@ def _print_lines(iterable, desc="", total=None, initial=0, **_kwargs):
         _loops_shown.remove(desc)
 
 
+def how_to_go_on(fresh: bool) -> str:
+    """Return what a person has to type after a stop, for a command that keeps what it has done.
+
+    Parameters
+    ----------
+    fresh : bool
+        Whether the command was told to start anew, as it would the next time.
+
+    Returns
+    -------
+    str
+        A clause for the end of a sentence.
+    """
+    if fresh:
+        return "the same command starts anew; without --fresh it goes on with what is there"
+    return "the same command goes on"
+
+
 def _in_notebook() -> bool:
     """Whether this runs in a Jupyter kernel, or in a process forked from one."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -120,3 +141,50 @@ def configure_logging(level: int = logging.INFO) -> None:
         handler = _AboveTheBars()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
+
+
+class _Tolerant:
+    """A standard stream that forgets what it cannot write, when what fails is of the given kind, and names itself else."""
+
+    def __init__(self, stream, failures):
+        self._stream, self._failures, self._is_gone = stream, failures, False
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        if not self._is_gone:
+            self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self):
+        if not self._is_gone:
+            self._try(self._stream.flush)
+
+    def _try(self, function, *arguments):
+        try:
+            function(*arguments)
+        except self._failures:
+            self._is_gone = True
+            if self._stream in (sys.__stdout__, sys.__stderr__):
+                # The interpreter flushes at its end what is left in the buffer, and would fail again.
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+@contextmanager
+def outlive_readers() -> Iterator[None]:
+    """Go on working when nobody reads standard output (``| head``) or the log any longer: what is written there is dropped.
+
+    Anything else that keeps the log from being written is no reason to stop either; the output itself must not be lost.
+    """
+    output, log = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Tolerant(output, BrokenPipeError), _Tolerant(log, OSError)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout, sys.stderr = output, log

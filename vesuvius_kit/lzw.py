@@ -7,11 +7,12 @@ the table is a stretch of what was decoded already, so an entry is a start and a
 T. A. Welch, "A technique for high-performance data compression", Computer 17(6), 1984; TIFF 6.0, section 13.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
+from numba import config
+
+from vesuvius_kit.compilation import compiled
 
 _CLEAR, _END, _FIRST_FREE, _TABLE_SIZE = 256, 257, 258, 4096
 
@@ -44,7 +45,7 @@ def decode_strips(data, offsets, byte_counts, sizes) -> np.ndarray:
     ends = np.cumsum(sizes)
     decoded = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
     # Ordinary threads: a loader process is a fork, in which numba's own may not run.
-    n_threads = min(4, os.cpu_count() or 1)
+    n_threads = min(4, config.NUMBA_NUM_THREADS)
     shares = [slice(i * len(ends) // n_threads, (i + 1) * len(ends) // n_threads) for i in range(n_threads)]
     with ThreadPoolExecutor(n_threads) as pool:
         damaged = pool.map(
@@ -59,7 +60,7 @@ def decode_strips(data, offsets, byte_counts, sizes) -> np.ndarray:
     return decoded
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _decode_all(data, offsets, byte_counts, starts, ends, decoded):
     """Decode strips and return the number of the first that is damaged, or -1."""
     for strip in range(len(offsets)):
@@ -69,7 +70,7 @@ def _decode_all(data, offsets, byte_counts, starts, ends, decoded):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _decode(coded, decoded):
     """Fill ``decoded``; False if the codes are damaged or give fewer or more bytes."""
     start = np.empty(_TABLE_SIZE, np.int64)

@@ -1,15 +1,14 @@
 """The competition's score: 0.30 TopoScore + 0.35 surface Dice + 0.35 VOI score."""
 
 import logging
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape, check_spacing
+from vesuvius_kit.compilation import is_compiled
 from vesuvius_kit.metrics.surface_dice import surface_dice
 from vesuvius_kit.metrics.topology import betti_matching_counts, octants, topology_score
 from vesuvius_kit.metrics.voi import variation_of_information
@@ -128,12 +127,7 @@ def is_compilation_due():
     bool
         False once they are loaded, or lie in numba's cache for this version of Python, or numba is switched off.
     """
-    if not hasattr(_sweep, "signatures") or _sweep.signatures:
-        return False
-    # The name that numba gives to a kernel's index; a kernel that moved within its file is compiled anew.
-    line = _sweep.py_func.__code__.co_firstlineno
-    version = f"py{sys.version_info.major}{sys.version_info.minor}"
-    return not any(Path(_sweep.stats.cache_path).glob(f"tunnels.{_sweep.__name__}-{line}.{version}*.nbi"))
+    return not is_compiled(_sweep)
 
 
 def _prepare(prediction, label, ignore_label, ignore_mask):

@@ -3,9 +3,9 @@
 import itertools
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_real, check_same_shape, check_spacing
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _lowest_bit, ball_rows, dilate, pack_mask, shift_down
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)
@@ -118,7 +118,7 @@ def _find_borders(words):
     return any_inside & ~all_inside
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _count_codes(words, borders, near):
     """Count the neighbourhoods on a border by code: row 1 those that are near the other border, row 0 the others."""
     counts = np.zeros((2, 256), dtype=np.int64)

@@ -6,8 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, check_integer, check_size
+from vesuvius_kit.checks import (
+    InputTypeError,
+    InputValueError,
+    check_choice,
+    check_integer,
+    check_output_file,
+    check_size,
+    make_folder,
+)
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.listing import volume_id
 from vesuvius_kit.phantom.chunk import make_phantom
 from vesuvius_kit.phantom.styles import STYLES, list_styles
 from vesuvius_kit.volume import write_atomically, write_volume
@@ -101,13 +110,15 @@ def write_competition(
     chunks = [chunk for part in plan.values() for chunk in part]
     _refuse_strangers(folder, truth_folder, chunks)
     for name in ("train_images", "train_labels", "deprecated_train_images", "deprecated_train_labels", "test_images"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / name)
+    for place in sorted({path.parent for chunk in chunks for path in chunk.files}):
+        make_folder(place)
+    check_output_file("train.csv", folder / "train.csv")
     for chunk in progress(chunks, total=len(chunks), desc="phantom chunks"):
         missing = {path: field for path, field in chunk.files.items() if not path.exists()}
         if missing:
             phantom = make_phantom(chunk.shape, chunk.seed, chunk.style)
             for path, field in missing.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write_volume(path, getattr(phantom, field).view(np.uint8))
     _write_table(folder / "train.csv", plan["train"] + plan["deprecated_train"])
     _write_table(folder / "test.csv", plan["test"])
@@ -144,7 +155,7 @@ def _refuse_strangers(folder, truth_folder, chunks) -> None:
     """Raise if the folders hold volumes that are not among the planned ones."""
     planned = {path for chunk in chunks for path in chunk.files}
     roots = [folder] + ([truth_folder] if truth_folder is not None else [])
-    for path in sorted(found for root in roots for found in root.glob("*/*.tif")):
+    for path in sorted(found for root in roots for found in root.glob("*/*") if volume_id(found.name)):
         if path not in planned:
             raise InputValueError(f"folder must be empty or hold the same phantom competition, got {path}")
 

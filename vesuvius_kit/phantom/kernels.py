@@ -7,14 +7,16 @@ adds up across threads, so the result does not depend on how many of them there 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from vesuvius_kit.compilation import compiled
 
 NEAREST, FARTHEST = 8.0, 40.0  # voxels between neighbouring wraps
 _MIDDLE = math.sqrt(NEAREST * FARTHEST)
 _REACH = 0.5 * math.log(FARTHEST / NEAREST)
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _spline(t):
     """Weights of the four cubic B-splines that cover a point at ``t`` in 0..1 of its cell."""
     s = 1.0 - t
@@ -22,14 +24,14 @@ def _spline(t):
             (4.0 - 6.0 * s * s + 3.0 * s * s * s) / 6.0, t * t * t / 6.0)  # fmt: skip
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _spline_slope(t):
     """Derivatives of the weights of `_spline` with respect to ``t``."""
     s = 1.0 - t
     return (-0.5 * s * s, 0.5 * t * (3.0 * t - 4.0), 0.5 * s * (4.0 - 3.0 * s), 0.5 * t * t)
 
 
-@njit(cache=True)
+@compiled()
 def _smooth_noise(tile, z, y, x):
     """Twice differentiable noise of unit variance, about: a periodic tile of white noise through cubic B-splines."""
     size = tile.shape[0] - 1
@@ -45,7 +47,7 @@ def _smooth_noise(tile, z, y, x):
     return 3.0 * total
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _noise2(tile, y, x):
     """Noise of unit variance, about: a periodic tile of white noise, bilinear."""
     size = tile.shape[0] - 1
@@ -58,7 +60,7 @@ def _noise2(tile, y, x):
     return 1.5 * (low + v * (high - low))
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _noise3(tile, z, y, x):
     """Noise of unit variance, about: a periodic tile of white noise, trilinear."""
     size = tile.shape[0] - 1
@@ -75,7 +77,7 @@ def _noise3(tile, z, y, x):
     return 1.84 * (a + w * (c - a))
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _hash(index, seed):
     """Return 64 well mixed bits for a voxel (the finaliser of SplitMix64)."""
     h = np.uint64(index) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
@@ -84,7 +86,7 @@ def _hash(index, seed):
     return h ^ (h >> np.uint64(31))
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True, nogil=True)
 def draw_spacing(radius, turn, height_step, start, pitch, spread, tile):
     """Distance from each point of one turn of the spiral, at ``radius``, to the next turn, (heights, columns).
 
@@ -115,7 +117,7 @@ def draw_spacing(radius, turn, height_step, start, pitch, spread, tile):
     return spacing
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True, nogil=True)
 def draw_bends(bends, step, tile, amplitude, folds):
     """Fill ``bends`` (2, Z, Y, X), spline coefficients of a displacement in y and x that all wraps follow.
 
@@ -144,7 +146,7 @@ def draw_bends(bends, step, tile, amplitude, folds):
                         bends[1, k, j, i] += size * folds[f, 7]
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True, nogil=True)
 def trace_wraps(
     wrap, inner, outer, arc, bends, bend_step, axis, turn_origin, spiral, columns, height_step, start, pitch
 ):
@@ -238,14 +240,14 @@ def trace_wraps(
                         outer[z, y, x] = max(r1 - radius, 0.0) / steepness
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _read(coefficients, place, w):
     """Value of a spline whose first coefficient lies one cell before place 0."""
     return (w[0] * coefficients[place] + w[1] * coefficients[place + 1]
             + w[2] * coefficients[place + 2] + w[3] * coefficients[place + 3])  # fmt: skip
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True, nogil=True)
 def mark_surfaces(wrap, inner, outer, chosen, half_thickness, margin, border, label, surface):
     """Fill ``surface`` (bool) with every recto and ``label`` (uint8) with those of the ``chosen`` wraps.
 
@@ -271,7 +273,7 @@ def mark_surfaces(wrap, inner, outer, chosen, half_thickness, margin, border, la
                     label[z, y, x] = 2
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True, nogil=True)
 def paint_papyrus(image, wrap, inner, outer, arc, style, sheet, space, hash_seed, hole_level, split_level, grain):
     """Fill ``image`` (float32) with the scroll before it is scanned, white noise of deviation ``grain`` included.
 
@@ -329,7 +331,7 @@ def paint_papyrus(image, wrap, inner, outer, arc, style, sheet, space, hash_seed
                 image[z, y, x] = value + scale * np.int64(bits)
 
 
-@njit(cache=True)
+@compiled()
 def add_specks(image, specks):
     """Paint bright grains: rows of centre z, y, x, radii z, y, x and brightness."""
     nz, ny, nx = image.shape
@@ -343,7 +345,7 @@ def add_specks(image, specks):
                         image[z, y, x] = max(image[z, y, x], bright * (1.0 - 0.5 * away))
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True, nogil=True)
 def blur_rows(source, target, weights):
     """Filter the middle axis of a (blocks, rows, columns) float32 array; the ends repeat."""
     blocks, rows, columns = source.shape
@@ -359,7 +361,7 @@ def blur_rows(source, target, weights):
         target[block, row] = line
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True, nogil=True)
 def finish_scan(source, weights, border, image):
     """Filter the last axis, round to uint8 and blacken the border."""
     nz, ny, nx = source.shape

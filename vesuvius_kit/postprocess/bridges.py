@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_integer, check_real
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, REMOVES_ONLY, promise
 from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, smooth_gaussian
 
@@ -104,7 +104,7 @@ def _disc_offsets(radius):
     return np.stack([first[inside], second[inside]], axis=1).astype(np.float64)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _tangents(normal, first, second):
     """Two unit vectors across a normal."""
     k = 0
@@ -119,7 +119,7 @@ def _tangents(normal, first, second):
     second[2] = normal[0] * first[1] - normal[1] * first[0]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _keep_supported(mask, smooth, disc, min_share):
     n_z, n_y, n_x = mask.shape
     result = np.zeros(mask.shape, dtype=np.bool_)
@@ -147,7 +147,7 @@ def _keep_supported(mask, smooth, disc, min_share):
     return result
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_near(mask, a, b, c, normal):
     """The step along the normal, 0, 1 or -1, at which a point meets the mask; 9 if it does not."""
     for step in (0, 1, -1):
@@ -157,7 +157,7 @@ def _find_near(mask, a, b, c, normal):
     return 9
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _bridge(mask, smooth, length, min_cosine, result):
     n_z, n_y, n_x = mask.shape
     gradient, hessian, normal, other = np.empty(3), np.empty(6), np.empty(3), np.empty(3)

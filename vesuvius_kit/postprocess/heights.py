@@ -4,10 +4,10 @@ A hole in the shadow is a hole in the sheet; the heights around it tell where th
 """
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_integer, check_real
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, NO_NEW_TUNNELS, promise
 from vesuvius_kit.postprocess.sheets import _is_free, list_sheets
 from vesuvius_kit.voxel.bits import pack_mask
@@ -246,7 +246,7 @@ def _draw_one_by_one(turned, low, high, columns, before):
     return kept
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _measure_shadows(sheet):
     """Area of the shadow along each axis."""
     n_z, n_y, n_x = sheet.shape
@@ -265,7 +265,7 @@ def _measure_shadows(sheet):
     return area
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_runs_of_columns(sheet):
     """First and last voxel of the longest run of each column along axis 0, the first of equals; -1 for an empty column."""
     n_h, n_r, n_c = sheet.shape
@@ -283,7 +283,7 @@ def _find_runs_of_columns(sheet):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _interpolate(low, high, holes):
     """Write the interpolated run into each hole; a hole is bounded, so it has neighbours along both axes."""
     n_r, n_c = holes.shape
@@ -307,7 +307,7 @@ def _interpolate(low, high, holes):
             low[r, c], high[r, c] = round(bottom / weight), round(top / weight)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _connect_heights(low, high, holes, shadow):
     """Lengthen the runs in holes until neighbouring columns share a face: two holes meet half way."""
     n_r, n_c = holes.shape
@@ -327,7 +327,7 @@ def _connect_heights(low, high, holes, shadow):
                     low[r, c] = min(low[r, c], meet)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _can_draw(labels, low, high, rows, columns, own):
     for k in range(rows.size):
         for h in range(low[rows[k], columns[k]], high[rows[k], columns[k]] + 1):
@@ -336,7 +336,7 @@ def _can_draw(labels, low, high, rows, columns, own):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _draw(volume, low, high, rows, columns, value):
     for k in range(rows.size):
         for h in range(low[rows[k], columns[k]], high[rows[k], columns[k]] + 1):
@@ -348,7 +348,7 @@ def _turn(axis):
     return (axis, *(other for other in range(3) if other != axis))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _measure_shadows_of_voxels(voxels, shape):
     """As `_measure_shadows`."""
     along_z = np.zeros((shape[1], shape[2]), dtype=np.bool_)
@@ -360,7 +360,7 @@ def _measure_shadows_of_voxels(voxels, shape):
     return np.array([along_z.sum(), along_y.sum(), along_x.sum()])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_runs_of_voxels(voxels, to_h, to_r, to_c, n_r, n_c):
     """As `_find_runs_of_columns`: in raster order the heights of a column rise, whichever axis they are along."""
     low, high = np.full((n_r, n_c), -1, dtype=np.int32), np.full((n_r, n_c), -1, dtype=np.int32)
@@ -375,7 +375,7 @@ def _find_runs_of_voxels(voxels, to_h, to_r, to_c, n_r, n_c):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _share_within(voxels, to_h, to_r, to_c, low, high):
     inside = 0
     for k in range(len(voxels)):
@@ -384,7 +384,7 @@ def _share_within(voxels, to_h, to_r, to_c, low, high):
     return inside / max(len(voxels), 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _draw_free(labels, low, high, own):
     """Draw a height map, without a voxel that touches another sheet."""
     n_r, n_c = low.shape

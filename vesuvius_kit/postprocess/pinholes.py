@@ -4,9 +4,9 @@ import itertools
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, promise
 from vesuvius_kit.postprocess.sheets import _is_free
 from vesuvius_kit.voxel.components import label_components
@@ -85,7 +85,7 @@ def _is_watertight(pattern) -> bool:
     return not any(bits[k] == bits[7 - k] and bits.count(bits[k]) == 2 for k in range(4))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _plug(labels, table, active):
     """One sweep over the blocks that begin in active planes; the planes whose blocks may have changed by it."""
     n_z, n_y, n_x = labels.shape

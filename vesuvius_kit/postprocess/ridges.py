@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_real
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 _TRUNCATE = 3.0  # the Gaussian ends at this many standard deviations
@@ -99,7 +99,7 @@ def smooth_gaussian(volume, sigma) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(nogil=True, fastmath=True)
 def _blur_across_planes(volume, weights, start, stop, out):
     n_z, n_y, n_x = volume.shape
     for z in range(start, stop):
@@ -114,7 +114,7 @@ def _blur_across_planes(volume, weights, start, stop, out):
                     row[x] += weight * (np.float32(before[x]) + np.float32(after[x]))
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(nogil=True, fastmath=True)
 def _blur_within_planes(out, weights):
     n_z, n_y, n_x = out.shape
     reach = weights.size - 1
@@ -142,7 +142,7 @@ def _blur_within_planes(out, weights):
                     target[x] += weight * (row[reach + x - k] + row[reach + x + k])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _measure_ridges(smooth, scale, half, start, stop, strength):
     _, n_y, n_x = smooth.shape
     # A second difference is at most twice the value: what is left out has a strength below a hundredth.
@@ -155,7 +155,7 @@ def _measure_ridges(smooth, scale, half, start, stop, strength):
             _measure_row(rows, least, scale, half, strength[z, y])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _read_rows(smooth, z, y, rows):
     """Copy the rows round a row; a face is repeated outwards."""
     n_z, n_y, n_x = smooth.shape
@@ -167,7 +167,7 @@ def _read_rows(smooth, z, y, rows):
         row[n_x + 1] = source[n_x - 1]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@compiled(nogil=True, fastmath={"contract", "reassoc"})
 def _measure_row(rows, least, scale, half, strength):
     """The strength of one row. Without a branch or a call, and in float32 throughout, so that voxels go in packs of eight.
 
@@ -215,7 +215,7 @@ def _measure_row(rows, least, scale, half, strength):
         strength[x] = min(-curvature * scale, one) if is_ridge else zero
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _differentiate(smooth, z, y, x, gradient, hessian):
     """Central differences; a face is repeated outwards. The Hessian's order is zz, yy, xx, zy, zx, yx."""
     n_z, n_y, n_x = smooth.shape
@@ -234,7 +234,7 @@ def _differentiate(smooth, z, y, x, gradient, hessian):
     hessian[5] = (smooth[z, d, f] - smooth[z, d, e] - smooth[z, c, f] + smooth[z, c, e]) / 4
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _sharpest(hessian, normal):
     """The lowest eigenvalue of a symmetric matrix; its unit eigenvector is written to ``normal``.
 

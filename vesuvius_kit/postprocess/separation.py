@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import (
     InputTypeError,
@@ -13,6 +12,7 @@ from vesuvius_kit.checks import (
     check_real,
     check_same_shape,
 )
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.heights import fit_heights
 from vesuvius_kit.postprocess.promises import REMOVES_ONLY, promise
 from vesuvius_kit.voxel.bits import pack_mask, unpack_mask
@@ -131,7 +131,7 @@ def _check_thresholds(thresholds):
     return checked
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _euler_of_windows(voxels, shape, window):
     """Euler characteristic (6-connected foreground) and number of voxels of each window; windows share nothing."""
     n_z, n_y, n_x = shape

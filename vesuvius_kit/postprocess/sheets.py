@@ -1,10 +1,10 @@
 """Repairs that treat each sheet, a 26-connected component, on its own and leave its neighbours alone."""
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, promise
 from vesuvius_kit.voxel.bits import ball_rows, pack_mask, unpack_mask
 from vesuvius_kit.voxel.components import find_runs, label_components, measure_components, select_components
@@ -153,7 +153,7 @@ def list_sheets(labels, margin=1):
     ]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _count_values(volume, highest):
     """As numpy.bincount, which would copy the volume to 64 bits first."""
     counts = np.zeros(highest + 1, dtype=np.int64)
@@ -164,7 +164,7 @@ def _count_values(volume, highest):
     return counts
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _is_free(labels, z, y, x, own):
     """Whether a voxel is background, or the sheet's own, and touches no other sheet."""
     for a in range(max(z - 1, 0), min(z + 2, labels.shape[0])):
@@ -175,7 +175,7 @@ def _is_free(labels, z, y, x, own):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _grow_labels(labels, levels, counts):
     """Flood the voxels of level > 0, highest level first, and return the flat positions of those that were looked at.
 
@@ -218,7 +218,7 @@ def _grow_labels(labels, levels, counts):
     return queue[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _queue_neighbours(levels, z, y, x, queue, last):
     n_z, n_y, n_x = levels.shape
     top = 0

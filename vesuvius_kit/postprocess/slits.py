@@ -5,9 +5,9 @@ should be filled first; what is left here are bridges between wraps and holes th
 """
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_integer, check_same_shape
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import REMOVES_ONLY, promise
 from vesuvius_kit.postprocess.steps import remove_small_components
 from vesuvius_kit.voxel.components import label_components
@@ -77,7 +77,7 @@ def _grow_octant(probability, mask):
     return _grow(levels, _strongest(levels[inner], labels, count) + 1)[inner]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _strongest(levels, labels, count):
     """The voxel of the highest level of each component, the first in raster order."""
     best = np.zeros(count + 1, dtype=np.int64)
@@ -92,7 +92,7 @@ def _strongest(levels, labels, count):
     return at[1:]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _grow(levels, seeds):
     """Grow seeds within the voxels of level > 0, highest level first, by simple points; the border must be 0."""
     _, n_y, n_x = levels.shape
@@ -127,7 +127,7 @@ def _grow(levels, seeds):
     return ((codes & CENTRE) != 0).reshape(levels.shape)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _add(voxel, offsets, flat, codes, following, first, last):
     """Add a voxel, let all wait that may be simple now, each at the end of its level's chain; return their highest level."""
     top = 0

@@ -3,10 +3,10 @@
 import itertools
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer, check_real
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel import holes, plates
 from vesuvius_kit.voxel.bits import ball_rows, pack_mask, unpack_mask
 from vesuvius_kit.voxel.components import find_runs, measure_components, select_components
@@ -336,7 +336,7 @@ def _remove_dust(words, min_size, connectivity, shape):
     return select_components(runs, sizes >= min_size, shape)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _threshold(values, low, high, weak, strong):
     n_z, n_y, n_x = values.shape
     outside = np.uint64(0)

@@ -3,9 +3,9 @@
 import heapq
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, promise
 from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, smooth_gaussian
 from vesuvius_kit.postprocess.sheets import _count_values, _grow_labels, _is_free, rank_levels
@@ -116,7 +116,7 @@ def _join(sizes, contacts, overlaps, min_contact, max_overlap):
     return np.array(group, dtype=np.int32)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _list_contacts(labels, looked_at):
     """The seam, as flat positions, and the pairs of labels that meet at each of its voxels."""
     n_z, n_y, n_x = labels.shape
@@ -153,7 +153,7 @@ def _list_contacts(labels, looked_at):
     return seam, pairs[:n_pairs]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _list_overlaps(labels, smooth, reach):
     """For every voxel and either side, the pair of its label and the next one along the normal."""
     n_z, n_y, n_x = labels.shape
@@ -189,7 +189,7 @@ def _list_overlaps(labels, smooth, reach):
     return pairs[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _fill_seams(labels, seam):
     """Set the seam voxels all of whose neighbours belong to one group."""
     n_z, n_y, n_x = labels.shape

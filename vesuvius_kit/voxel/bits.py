@@ -7,9 +7,9 @@ the last voxel are 0. One instruction then looks at 64 voxels, and a whole 320^3
 import math
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape, check_spacing
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 _ONE = np.uint64(1)
@@ -245,7 +245,7 @@ def dilate(words, rows):
     return dilated
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _pack(octets, words):
     n_z, n_y, n_x = octets.shape
     n_whole = n_x // 64
@@ -264,7 +264,7 @@ def _pack(octets, words):
                 words[z, y, n_whole] = word
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _unpack(words, octets):
     n_z, n_y, n_x = octets.shape
     n_whole = n_x // 64
@@ -279,7 +279,7 @@ def _unpack(words, octets):
                 row[64 * n_whole + b] = (words[z, y, n_whole] >> np.uint64(b)) & _ONE
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _bit_count(word):
     """Count the bits set in a uint64 (a form that LLVM knows and turns into one instruction)."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -291,13 +291,13 @@ def _bit_count(word):
     return np.int64(word & np.uint64(0x7F))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _lowest_bit(word):
     """Return the index of the lowest bit set in a uint64 that is not 0."""
     return _bit_count((word & (~word + np.uint64(1))) - np.uint64(1))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _spread_one(words):
     n_z, n_y, n_w = words.shape
     out = np.empty_like(words)
@@ -314,7 +314,7 @@ def _spread_one(words):
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _gather_rows(words, rows, out):
     n_z, n_y, n_w = words.shape
     for z in range(n_z):

@@ -7,9 +7,9 @@ A run is a stretch of foreground along x. A 320^3 mask of sheets has 33 million 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.runs import _connect_planes, _connect_slab, _count_runs, _fill_runs, _number_roots
 from vesuvius_kit.voxel.slabs import for_slabs
@@ -310,7 +310,7 @@ def _list_runs(words):
     return rows, first, last
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _measure(rows, first, last, labels, n_y, sizes, boxes):
     for row in range(rows.size - 1):
         z, y = row // n_y, row % n_y
@@ -326,7 +326,7 @@ def _measure(rows, first, last, labels, n_y, sizes, boxes):
             box[2, 1] = max(box[2, 1], last[run] + 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _select(rows, first, last, labels, keep, start, stop, words):
     for row in range(start, stop):
         for run in range(rows[row], rows[row + 1]):
@@ -343,14 +343,14 @@ def _select(rows, first, last, labels, keep, start, stop, words):
                     words[row, high] |= above
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _paint(rows, first, last, labels, out):
     for row in range(rows.size - 1):
         for run in range(rows[row], rows[row + 1]):
             out[row, first[run] : last[run] + 1] = labels[run]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _list_component(rows, first, last, labels, label, n_y, z_start, z_stop, y_start, y_stop, x_start):
     n = 0
     for z in range(z_start, z_stop):
@@ -369,7 +369,7 @@ def _list_component(rows, first, last, labels, label, n_y, z_start, z_stop, y_st
     return voxels
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _count_overlaps(
     rows, first, last, labels, count, other_rows, other_first, other_last, other_labels, other_count
 ):  # fmt: skip

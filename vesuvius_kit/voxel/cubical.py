@@ -9,9 +9,9 @@ shows that raster order makes the filling so regular that little of it need be d
 """
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import check_parts, count_voxels, invert, shift_down
 from vesuvius_kit.voxel.components import _list_runs, _paint, find_runs
 
@@ -160,7 +160,7 @@ def count_cavities(words, n_x):
     return int((_last_voxels(*around, *words.shape[:2], n_x) >= 0).sum())
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _first_voxels(rows, first, last, labels, count, part_rows, part_first, n_x):
     """Return for each component the number of the first voxel of a part in it; entry 0 is not used."""
     found = np.full(count + 1, _FAR, dtype=np.int64)
@@ -173,7 +173,7 @@ def _first_voxels(rows, first, last, labels, count, part_rows, part_first, n_x):
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _fill_around(ground, firsts, part_firsts):
     """Connect the components of a union while its background fills in; return births and deaths of a part's components.
 
@@ -228,7 +228,7 @@ def _fill_around(ground, firsts, part_firsts):
     return births[:n], deaths[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _last_voxels(rows, first, last, labels, count, n_z, n_y, n_x):
     """Return for each component the number of its last voxel, or -1 if it reaches a face; entry 0 is -1."""
     found = np.zeros(count + 1, dtype=np.int64)
@@ -244,7 +244,7 @@ def _last_voxels(rows, first, last, labels, count, n_z, n_y, n_x):
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _components_at(rows, first, last, labels, count, voxels, n_x):
     """Return the component that each of the voxels, all of them foreground, lies in."""
     found = np.empty(voxels.size, dtype=np.int64)

@@ -6,9 +6,9 @@ is taken by trying them all, a whole row at a time: vector arithmetic without a 
 """
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_real, check_spacing
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.slabs import for_slabs
 
@@ -58,7 +58,7 @@ def measure_distance(mask, cap, spacing=(1, 1, 1)):
     return distance
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _measure_planes(words, step_y, step_x, cap, start, stop, squared):
     """Measure within each plane; ``squared`` is infinite where the cap lies nearer than any background."""
     _, n_y, n_x = squared.shape
@@ -81,7 +81,7 @@ def _measure_planes(words, step_y, step_x, cap, start, stop, squared):
             _lower(along_x, y, 0, step_y, cap, squared[z, y])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _measure_along_z(squared, step_z, cap, start, stop, distance):
     for y in range(start, stop):
         for z in range(squared.shape[0]):
@@ -91,7 +91,7 @@ def _measure_along_z(squared, step_z, cap, start, stop, distance):
                 row[x] = min(np.sqrt(row[x]), cap)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _lower(rows, at, column, step, cap, out):
     """Take the lower envelope of the parabolas along the first axis that start below the cap, for the row ``at``."""
     out[:] = rows[at, column]

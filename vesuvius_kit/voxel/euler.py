@@ -8,9 +8,9 @@ voxels themselves are the vertices.
 import itertools
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import count_voxels, invert, pack_mask
 from vesuvius_kit.voxel.components import find_runs, measure_components
 from vesuvius_kit.voxel.cubical import euler_characteristic
@@ -163,7 +163,7 @@ def _cell_table(connectivity):
     return table
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _add_cells(labels, table, start, stop, euler):
     n_z, n_y, n_x = labels.shape
     block = np.zeros(8, dtype=labels.dtype)

@@ -10,10 +10,11 @@ generator is worth (-1 for a free one). Functions that may lengthen an array ret
 """
 
 import numpy as np
-from numba import njit
+
+from vesuvius_kit.compilation import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _new_store(n_generators):
     """Make a store for generators 0 to ``n_generators - 1``, with the empty set in it."""
     return (
@@ -26,14 +27,14 @@ def _new_store(n_generators):
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _lengthened(array):
     longer = np.empty(2 * array.size, array.dtype)
     longer[: array.size] = array
     return longer
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _collect(store, label, n):
     """Append a set to the ``n`` items in the work space."""
     items, starts, n_sets, work, spare, worth = store
@@ -46,7 +47,7 @@ def _collect(store, label, n):
     return (items, starts, n_sets, work, spare, worth), n
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _rewrite(store, n):
     """Cancel equal items of the work space in pairs and bound generators by their worth; leave it sorted."""
     while True:
@@ -72,7 +73,7 @@ def _rewrite(store, n):
                 store, n = _append(store, work[i], n)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _sort(items, n):
     """Sort the first ``n`` items; nearly always a handful, for which a general sort is slow."""
     if n > 24:
@@ -87,7 +88,7 @@ def _sort(items, n):
         items[j] = item
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _append(store, item, n):
     items, starts, n_sets, work, spare, worth = store
     if n == work.size:
@@ -96,7 +97,7 @@ def _append(store, item, n):
     return (items, starts, n_sets, work, spare, worth), n + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _keep(store, n):
     """Add the first ``n`` items of the work space, sorted and all different, as a set; return its label."""
     items, starts, n_sets, work, spare, worth = store
@@ -114,7 +115,7 @@ def _keep(store, n):
     return (items, starts, n_sets, work, spare, worth), np.int32(label)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _sum(store, first, second, third, fourth):
     """Put the sum of four sets into the work space; return its size."""
     if first | second | third | fourth == 0:
@@ -125,7 +126,7 @@ def _sum(store, first, second, third, fourth):
     return _rewrite(store, n)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _relate(store, first, second, third, fourth):
     """Let the sum of four sets be worth nothing."""
     store, n = _sum(store, first, second, third, fourth)
@@ -136,7 +137,7 @@ def _relate(store, first, second, third, fourth):
     return store
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_leads(store, labels):
     """Return for each set the generator that leads it (its latest) once earlier sets are taken away; -1 for none left."""
     leads = np.full(labels.size, -1, dtype=np.int64)
@@ -169,7 +170,7 @@ def _find_leads(store, labels):
     return leads
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _symmetric_difference(first, second, out):
     """Write the items that are in one of two sorted arrays, sorted; return how many."""
     i, j, n = 0, 0, 0

@@ -6,9 +6,9 @@ that occurs. Eroding a mask is dilating its complement (Serra, Image Analysis an
 """
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer, check_size
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import ball_rows, pack_mask, unpack_mask
 from vesuvius_kit.voxel.slabs import map_slabs
 
@@ -368,7 +368,7 @@ def _split_rows(rows):
     return rows, 0
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _spread_x(words, step):
     """Unite a mask with itself moved by ``step`` voxels both ways along x."""
     n_z, n_y, n_w = words.shape
@@ -390,7 +390,7 @@ def _spread_x(words, step):
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _unite_planes(words, offsets, out):
     """Unite with ``out`` a mask moved by each offset: planes, and words within a plane."""
     n_z, n = words.shape

@@ -8,7 +8,8 @@ Simple points by their topological numbers: Bertrand and Malandain, Pattern Reco
 """
 
 import numpy as np
-from numba import njit
+
+from vesuvius_kit.compilation import compiled
 
 # Columns x = 0 and x = 2, rows y = 0 and y = 2 of the 27 bits.
 _X0, _X2 = 0o111111111, 0o444444444
@@ -21,7 +22,7 @@ _N18 = _ALL & ~_CORNERS & ~CENTRE
 _OTHERS = _ALL & ~CENTRE
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def read_neighbourhood(flat, at, steps):
     """Return the code of the neighbourhood of a voxel that does not lie on the volume's rim.
 
@@ -48,7 +49,7 @@ def read_neighbourhood(flat, at, steps):
     return code
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _flood(code, within):
     """Grow a set of neighbours through those of ``within`` that are 26-connected to it."""
     before = 0
@@ -60,7 +61,7 @@ def _flood(code, within):
     return code
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _flood_faces(code, within):
     """Grow a set of neighbours through those of ``within`` that are 6-connected to it."""
     before = 0
@@ -71,7 +72,7 @@ def _flood_faces(code, within):
     return code
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def is_connected(code):
     """Tell whether the neighbours are one 26-connected component, or none.
 
@@ -88,7 +89,7 @@ def is_connected(code):
     return _flood(others & -others, others) == others
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def is_simple(code):
     """Tell whether deleting the centre, or adding it, changes no component, tunnel or cavity: one component on either side.
 
@@ -109,7 +110,7 @@ def is_simple(code):
     return faces & ~_flood_faces(faces & -faces, background) == 0
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def is_isthmus(code):
     """Tell whether the centre parts the background around it, or connects components of the foreground.
 

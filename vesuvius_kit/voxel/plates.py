@@ -1,10 +1,10 @@
 """How much a grey volume looks like a plate at each voxel, from the eigenvalues of its Hessian."""
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_real
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs, map_slabs
 
 _TRUNCATE = 4.0  # the Gaussian ends at this many standard deviations
@@ -87,7 +87,7 @@ def measure_plates(volume, sigma, dark=False):
     return plates
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _measure(volume, sign, start, stop, plates, strength):
     """Fill in the plate factor and the sum of squared eigenvalues; return the largest of these."""
     n_z, n_y, n_x = volume.shape
@@ -114,7 +114,7 @@ def _measure(volume, sign, start, stop, plates, strength):
     return largest
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _plate_ratio(zz, yy, xx, zy, zx, yx):
     """Return the second largest eigenvalue by the largest, in size; -1 if the largest is not negative."""
     mean = (zz + yy + xx) / 3.0

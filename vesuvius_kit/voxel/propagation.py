@@ -6,9 +6,9 @@ runs start before it: a count of bits.
 """
 
 import numpy as np
-from numba import njit
 
 from vesuvius_kit.checks import check_array, check_same_shape
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _bit_count, _lowest_bit
 from vesuvius_kit.voxel.slabs import for_slabs
 
@@ -64,7 +64,7 @@ def propagate_words(seeds, words):
     return kept
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _unite_rows(words, first_z, last_z, first_y, last_y, k):
     """Unite the rows of a block, given inclusively; those beyond the volume do not count."""
     n_z, n_y, n_w = words.shape
@@ -76,7 +76,7 @@ def _unite_rows(words, first_z, last_z, first_y, last_y, k):
     return word
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_starts(words, start, stop, starts, before):
     _, n_y, n_w = starts.shape
     for z in range(start, stop):
@@ -89,7 +89,7 @@ def _find_starts(words, start, stop, starts, before):
                 last = word
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _connect_blocks(words, starts, before, parent, z, with_plane_below):
     """Link the runs of a plane of blocks to each other, or to those of the plane before."""
     n_y = starts.shape[1]
@@ -133,7 +133,7 @@ def _connect_blocks(words, starts, before, parent, z, with_plane_below):
             _link(words, starts, before, parent, z, y, planes, (2 * y, 2 * y), z, y - 1, planes, (2 * y - 1, 2 * y - 1))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _link(words, starts, before, parent, z, y, planes, rows, other_z, other_y, other_planes, other_rows):
     """Link the runs of two blocks where the rows of theirs that face each other touch."""
     n_y, n_w = starts.shape[1:]
@@ -169,13 +169,13 @@ def _link(words, starts, before, parent, z, y, planes, rows, other_z, other_y, o
         a_last, b_last, both_last, a, b = a, b, both, a_next, b_next
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_run(starts, before, z, y, row, k, bit):
     """Return the run that a voxel of the united rows lies in."""
     return before[row + k] + _bit_count(starts[z, y, k] & (_EVERY >> np.uint64(63 - bit))) - 1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _unite(parent, a, b):
     while parent[a] != a:
         parent[a] = parent[parent[a]]
@@ -189,7 +189,7 @@ def _unite(parent, a, b):
         parent[a] = b
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _mark_seeds(seeds, words, starts, before, parent, keep):
     n_z, n_y, n_w = words.shape
     for run in range(parent.size):
@@ -210,7 +210,7 @@ def _mark_seeds(seeds, words, starts, before, parent, keep):
         keep[run] = keep[parent[run]]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _paint_kept(words, starts, before, keep, start, stop, kept):
     n_z, n_y, n_w = words.shape
     for z in range(start, stop):

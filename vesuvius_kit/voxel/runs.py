@@ -1,14 +1,14 @@
 """Kernels that list the runs of a packed mask and connect them: two pointers over neighbouring rows, union-find."""
 
 import numpy as np
-from numba import njit
 
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _bit_count, _lowest_bit
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _count_runs(words, start, stop, counts):
     _, n_y, n_w = words.shape
     for z in range(start, stop):
@@ -21,7 +21,7 @@ def _count_runs(words, start, stop, counts):
             counts[z * n_y + y + 1] = n
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _fill_runs(words, start, stop, rows, first, last):
     _, n_y, n_w = words.shape
     n_first = n_last = rows[start * n_y]
@@ -47,7 +47,7 @@ def _fill_runs(words, start, stop, rows, first, last):
                     todo &= todo - _ONE
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _connect_slab(rows, first, last, parent, n_y, start, stop, connectivity):
     for run in range(rows[start * n_y], rows[stop * n_y]):
         parent[run] = run
@@ -59,7 +59,7 @@ def _connect_slab(rows, first, last, parent, n_y, start, stop, connectivity):
             _connect_planes(rows, first, last, parent, n_y, z, connectivity)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _connect_planes(rows, first, last, parent, n_y, z, connectivity):
     below = 0 if connectivity == 6 else 1
     across = 1 if connectivity == 26 else 0
@@ -75,7 +75,7 @@ def _connect_planes(rows, first, last, parent, n_y, z, connectivity):
                 _link_rows(rows, first, last, parent, row, row - n_y + 1, across)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _number_roots(parent):
     labels = np.empty(parent.size, dtype=np.int32)
     count = 0
@@ -89,7 +89,7 @@ def _number_roots(parent):
     return labels, count
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _link_rows(rows, first, last, parent, row, other, slack):
     i, j = rows[row], rows[other]
     while i < rows[row + 1] and j < rows[other + 1]:

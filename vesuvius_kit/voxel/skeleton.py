@@ -5,8 +5,8 @@ Voxels are visited through the list of those that are left, in raster order; wha
 """
 
 import numpy as np
-from numba import njit
 
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import pack_mask, unpack_mask
 from vesuvius_kit.voxel.neighbourhood import CENTRE, is_connected, is_isthmus, is_simple, read_neighbourhood
 
@@ -123,7 +123,7 @@ def _steps(padded):
     return padded.shape[1] * padded.shape[2], padded.shape[2], 1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_ends_of_lee(flat, left, steps, away, cells, signs):
     found = np.empty(left.size, dtype=np.int64)
     n = 0
@@ -145,7 +145,7 @@ def _find_ends_of_lee(flat, left, steps, away, cells, signs):
     return found[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _delete_connecting(flat, candidates, steps):
     """Delete candidates one after the other while their neighbours stay connected."""
     changed = False
@@ -156,7 +156,7 @@ def _delete_connecting(flat, candidates, steps):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _keep_isthmuses(flat, left, steps):
     """Mark with 2 the voxels that are isthmuses now."""
     for at in left:
@@ -164,7 +164,7 @@ def _keep_isthmuses(flat, left, steps):
             flat[at] = 2
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_border(flat, left, away):
     found = np.empty(left.size, dtype=np.int64)
     n = 0
@@ -175,7 +175,7 @@ def _find_border(flat, left, away):
     return found[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _delete_simple(flat, candidates, steps):
     changed = False
     for at in candidates:

@@ -11,8 +11,8 @@ sets, the latest generator of each set leading.
 """
 
 import numpy as np
-from numba import njit
 
+from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _lowest_bit, check_parts, count_voxels, shift_down
 from vesuvius_kit.voxel.gf2 import _collect, _find_leads, _keep, _new_store, _relate, _rewrite, _sum
 
@@ -114,7 +114,7 @@ def _unexplained_along_x(words):
     return edges & ~_from_below(edges) & ~_from_behind(edges)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _sweep(starts, behind, fresh_x, doubled, fresh_y, part_starts, part_fresh_y, part_fresh_x, n_x, room):
     """Run the sweep; every argument is a bit set over (z, y, x), the parts' with one more axis in front.
 
@@ -170,7 +170,7 @@ def _sweep(starts, behind, fresh_x, doubled, fresh_y, part_starts, part_fresh_y,
     return squares[: n_squares[0]], births, leads, n_loops
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _number_runs(starts, node, count):
     """Give the next numbers to the vertical runs that start in a plane; ``node`` holds the current run of each column."""
     for y in range(starts.shape[0]):
@@ -184,7 +184,7 @@ def _number_runs(starts, node, count):
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _join(parent, first, second):
     """Join two trees; False if they were one."""
     while parent[first] != first:
@@ -199,7 +199,7 @@ def _join(parent, first, second):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _join_comb(row, edges_y, node, parent):
     """Join plane 0 along its first row and along y: with all edges along z, the tree that raster order grows first."""
     for k in range(row.size):
@@ -219,7 +219,7 @@ def _join_comb(row, edges_y, node, parent):
                 _join(parent, node[y, x], node[y + 1, x])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _label_plane(
     plane, behind, fresh_x, doubled, fresh_y, first_label_x, label_x, label_y,
     node, parent, store, squares, n_squares,
@@ -277,7 +277,7 @@ def _label_plane(
     return store
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _busy_words(plane, behind, fresh_x, doubled, fresh_y):
     """List the words of a plane that `_label_plane` has to look at.
 
@@ -296,7 +296,7 @@ def _busy_words(plane, behind, fresh_x, doubled, fresh_y):
     return words[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _open_generator(store, squares, n_squares, square):
     """Note a generator and the square that closes it; return the label of the generator alone."""
     store[3][0] = n_squares[0]
@@ -305,7 +305,7 @@ def _open_generator(store, squares, n_squares, square):
     return _keep(store, np.int64(1))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _close_loops(
     plane, fresh_y, fresh_x, label_y, label_x, node, parent, parent_label, size, store, births, labels, n_loops
 ):
@@ -346,7 +346,7 @@ def _close_loops(
     return store
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _find_labelled(parent, label, node):
     """Find the root of a tree whose links carry labels, and whether a link on the way carries one that is not empty.
 
@@ -363,7 +363,7 @@ def _find_labelled(parent, label, node):
     return node, is_labelled
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _label_between(store, parent, parent_label, first, second, label):
     """Add the labels on both ways up to the root to ``label``."""
     store, n = _collect(store, label, np.int64(0))

@@ -1,0 +1,137 @@
+"""Numba kernels and where their machine code is kept: the one place that decides about a cache.
+
+Compiling the kit's kernels takes a minute or two, so numba keeps the machine code: beside the source, or in the home of
+the user. An installation that may only be read, run by a user without a home (a container, a shared server), has neither,
+and numba then refuses to define a kernel at all. Here the code is kept in a private folder among the temporary files
+instead, or, where there is no safe one, nowhere: then every process compiles anew. Whatever happens to a cache is no error
+of whoever calls a kernel.
+"""
+
+import logging
+import os
+import pickle
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+import numba
+from numba.core.caching import FunctionCache, NullCache
+
+logger = logging.getLogger(__name__)
+
+_said = set()
+
+
+def compiled(**options):
+    """Return a decorator that compiles a function with `numba.njit` and keeps the machine code where that is possible.
+
+    Parameters
+    ----------
+    **options
+        Of `numba.njit`, without ``cache``.
+
+    Returns
+    -------
+    callable
+        Takes the function and returns the kernel.
+    """
+
+    def decorate(function):
+        kernel = numba.njit(**options)(function)
+        # With NUMBA_DISABLE_JIT the kernel is the function itself.
+        if kernel is not function:
+            # What `kernel.enable_caching()` does, with a cache that may fail.
+            kernel._cache = _open_cache(function)
+        return kernel
+
+    return decorate
+
+
+def is_compiled(kernel) -> bool:
+    """Return whether a kernel can be called without being compiled first.
+
+    Parameters
+    ----------
+    kernel : callable
+        Decorated with `compiled`.
+
+    Returns
+    -------
+    bool
+        True once it was called, or its machine code lies in the cache for this version of Python, or numba is switched off.
+    """
+    if not hasattr(kernel, "signatures") or kernel.signatures:
+        return True
+    folder = kernel.stats.cache_path
+    if folder is None:
+        return False
+    # The name that numba gives to a kernel's index; a kernel that moved within its file is compiled anew.
+    module, line = kernel.__module__.rpartition(".")[2], kernel.py_func.__code__.co_firstlineno
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    return any(Path(folder).glob(f"{module}.{kernel.__name__}-{line}.{version}*.nbi"))
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, but a file of it that is damaged, unreadable or cannot be written is a miss and no error."""
+
+    _FAILURES = (OSError, EOFError, pickle.UnpicklingError)
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except self._FAILURES as error:
+            self._give_up("read", error)
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except self._FAILURES as error:
+            self._give_up("written", error)
+
+    def _give_up(self, what, error):
+        self.disable()
+        _say_once(f"compiled kernels cannot be {what} in {self.cache_path} ({error}): they are compiled anew each time")
+
+
+def _open_cache(function):
+    """The cache of one kernel: where numba wants it, else in the temporary folder, else none."""
+    try:
+        return _Cache(function)
+    except RuntimeError as error:
+        # "no locator available": numba has looked beside the source, in the home and in NUMBA_CACHE_DIR.
+        logger.debug("%s", error)
+    folder = _private_folder()
+    if folder is not None:
+        # Processes that are started later inherit it; for this one numba has read the environment already.
+        os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(folder)
+        try:
+            cache = _Cache(function)
+        except RuntimeError as error:
+            logger.debug("%s", error)
+        else:
+            _say_once(f"compiled kernels are kept in {folder}: neither the package's folder nor a home can be written")
+            return cache
+    _say_once("compiled kernels can be kept nowhere, since no folder can be written: every process compiles them anew")
+    return NullCache()
+
+
+def _private_folder() -> Path | None:
+    """A folder among the temporary files that this user alone can read and write, or None: what lies there is executed."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"vesuvius_kit_{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Not followed: a link may lead anywhere.
+        found = folder.lstat()
+    except OSError as error:
+        logger.debug("no temporary folder: %s", error)
+        return None
+    is_private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    return folder if is_private else None
+
+
+def _say_once(message):
+    if message not in _said:
+        _said.add(message)
+        logger.info(message)

@@ -1,0 +1,38 @@
+"""How many processor cores this process may use, asked of the system: affinity, and the share that a container was given."""
+
+import math
+import os
+from pathlib import Path
+
+# Where the kernel tells a process of its share of processor time: control groups version 2, and version 1.
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def count_cores() -> int:
+    """Return the number of processor cores this process may keep busy, at least 1.
+
+    Returns
+    -------
+    int
+        Those it may run on, or fewer where a container's limit (``docker run --cpus 2``) gives it less time than these.
+    """
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:
+        # macOS and Windows have no affinity.
+        allowed = os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, _container_share())))
+
+
+def _container_share() -> float:
+    """Processor time a second that the control group grants; infinite without a limit."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota, period = (int((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return quota / period if quota > 0 and period > 0 else math.inf
+    except (OSError, ValueError):
+        return math.inf
