@@ -1,0 +1,227 @@
+"""Which floating-point type a device is fastest in, found by timing one small step in each.
+
+What a processor has instructions for is not to be had from torch, and a type without them is emulated: bfloat16 then takes
+three to seventy times as long as float32. So `auto` is measured once a run, by the main process, and handed to the others.
+"""
+
+import math
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import nn
+
+from vesuvius_kit.checks import check_choice
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Edges of the trial's input in voxels, smallest first: a type that is emulated is found out before it costs a second.
+_EDGES = (8, 16, 24)
+# Of one image torch computes small float32 convolutions in another way than it does those of a run.
+_BATCH = 2
+_REPEATS = 2
+# No larger trial is begun after so many seconds.
+_LONGEST_TRIALS = 0.4
+# A trial that takes so many times as long as float32's is abandoned, a half type that gains less than this is a tie.
+_ABANDONED = 3.0
+_LEAST_GAIN = 0.1
+# What the first step in a new shape and type may take longer, in seconds.
+_FIRST_TIME = 0.1
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The type that a run computes in, and why.
+
+    Parameters
+    ----------
+    name : {"fp32", "bf16", "fp16"}
+        The type.
+    source : {"given", "measured", "resumed"}
+        Asked for by name, found by timing, or kept from the run that goes on.
+    device : str
+        Kind of the device, such as ``cpu``.
+    seconds : dict of str to float or None
+        Of one trial step in each type that was tried; None: abandoned after three times float32's. Empty where nothing was
+        timed.
+    """
+
+    name: Literal["fp32", "bf16", "fp16"]
+    source: Literal["given", "measured", "resumed"]
+    device: str
+    seconds: dict[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def resumed(cls, noted: dict) -> "Precision":
+        """Return the choice that a run's record holds, for the run that goes on.
+
+        Parameters
+        ----------
+        noted : dict
+            As `to_dict` returned it.
+
+        Returns
+        -------
+        Precision
+        """
+        return cls(**noted | {"source": "resumed"})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type itself."""
+        return DTYPES[self.name]
+
+    def to_dict(self) -> dict:
+        """Return what is kept in a run's record, as JSON holds it."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return the choice and its figures in one line."""
+        timed = ", ".join(
+            f"{name} {'abandoned' if seconds is None else f'{1000 * seconds:.3g} ms'}"
+            for name, seconds in self.seconds.items()
+        )
+        return f"{self.name} on {self.device}, {self.source}" + (f" (one small step: {timed})" if timed else "")
+
+
+def choose_precision(precision: str, device: torch.device, *, training: bool = False) -> Precision:
+    """Return the precision meant by a name; ``auto`` times one small step in every type the device may be good at.
+
+    Parameters
+    ----------
+    precision : str
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``. Any but ``auto`` is taken as it is, without a trial.
+    device : torch.device
+        Where the run will compute.
+    training : bool
+        Time a forward and a backward pass, else a forward pass alone.
+
+    Returns
+    -------
+    Precision
+        A tie goes to float32. The trials take well under a second.
+
+    Raises
+    ------
+    InputValueError
+        An unknown name.
+    """
+    check_choice("precision", precision, ["auto", *DTYPES])
+    if precision != "auto":
+        return Precision(precision, "given", device.type)
+    return Precision(*_measure(device, training))
+
+
+def autocast(device: torch.device, dtype: torch.dtype):
+    """Return the autocast context for a type; float32 means none.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the forward pass runs.
+    dtype : torch.dtype
+        float32, bfloat16 or float16.
+
+    Returns
+    -------
+    context manager
+    """
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+@cache
+def _measure(device, training):
+    """The fastest type, that it was measured, the kind of the device, and the seconds a step in each type."""
+    timed: dict[str, float | None] = {"fp32": math.nan}
+    started = time.monotonic()
+    with _one_thread(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _make_network().to(device)
+        clock = _clock_of(device)
+        for edge in _EDGES:
+            image = torch.randn(_BATCH, 1, edge, edge, edge).to(device)
+            single = _time_step(network, image, torch.float32, training, clock, math.inf)
+            rung = {"fp32": single}
+            for name in _candidates(device):
+                if timed.get(name, single) is not None:
+                    rung[name] = _time_step(network, image, DTYPES[name], training, clock, _ABANDONED * single)
+            timed |= rung
+            is_settled = all(seconds is None for name, seconds in timed.items() if name != "fp32")
+            if is_settled or time.monotonic() - started > _LONGEST_TRIALS:
+                break
+    limit = timed["fp32"] / (1 + _LEAST_GAIN)
+    gains = {name: seconds for name, seconds in timed.items() if name != "fp32" and seconds and seconds < limit}
+    return min(gains, key=gains.get, default="fp32"), "measured", device.type, timed
+
+
+def _candidates(device):
+    """The half types worth a trial; float16 comes last, since it overflows and needs a scaler."""
+    if device.type == "cpu":
+        return ("bf16",)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        # Emulated below that, whatever is_bf16_supported() says.
+        return ("fp16",)
+    return ("bf16",) if device.type == "cuda" else ("bf16", "fp16")
+
+
+def _make_network():
+    """Two levels of what every network of the kit is made of, wide enough that multiplying is most of the work."""
+
+    def block(before, after, stride=1):
+        yield nn.Conv3d(before, after, 3, stride=stride, padding=1, bias=False)
+        yield nn.InstanceNorm3d(after, affine=True)
+        yield nn.LeakyReLU(0.01)
+
+    return nn.Sequential(*block(1, 24), *block(24, 24), *block(24, 48, 2), *block(48, 48))
+
+
+@contextmanager
+def _one_thread(device):
+    """A trial on a processor runs on one thread, whose own time other programs on the machine do not lengthen."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _clock_of(device):
+    """What reads the seconds of the work on a device."""
+    if device.type == "cpu":
+        return time.thread_time
+    synchronize = getattr(torch, device.type).synchronize
+
+    def clock():
+        synchronize()
+        return time.perf_counter()
+
+    return clock
+
+
+def _time_step(network, image, dtype, training, clock, limit) -> float | None:
+    """The seconds of a step, the shortest of some after a first that is not counted; None if it took longer than the limit.
+
+    The clock is also read between the layers, so that even the first trial of an emulated type ends early.
+    """
+    shortest = math.inf
+    with torch.set_grad_enabled(training):
+        for repeat in range(1 + _REPEATS):
+            started = clock()
+            with autocast(image.device, dtype):
+                output = image
+                for layer in network:
+                    output = layer(output)
+                    # What is made anew for a new shape and type takes some hundredths of a second the first time.
+                    if clock() - started > limit + (_FIRST_TIME if repeat == 0 else 0):
+                        return None
+            if training:
+                output.float().square().mean().backward()
+            seconds = clock() - started
+            if repeat:
+                shortest = min(shortest, seconds)
+    return shortest if shortest <= limit else None
