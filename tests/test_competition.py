@@ -8,7 +8,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vesuvius_kit.checks import InputNotFoundError, InputValueError
+from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
 from vesuvius_kit.competition import Chunk, Competition
 from vesuvius_kit.volume import write_volume
 
@@ -195,7 +195,7 @@ def test_missing_folder_and_wrong_folder(tmp_path):
         (b"", r"train\.csv must have a column id, got no line"),
         (b"id,scroll_id\n1,a\n2,b\n1,b\n", r"train\.csv must not repeat an id, got 1 again in line 4"),
         (b"id,scroll_id\n1,a\n,b\n", r"train\.csv must have an id and a scroll_id in line 3"),
-        (b"id,scroll_id\n1,a\n2\n", r"train\.csv must have an id and a scroll_id in line 3"),
+        (b"id,scroll_id\n1,a\n2\n", r"train\.csv must have 2 fields in line 3"),
         (b"id,scroll_id\n\xff\xfe,a\n", r"train\.csv is not a table in UTF-8"),
     ],
 )
@@ -360,3 +360,134 @@ def test_too_many_and_too_few_folds(folder):
         competition.folds(4, 0)
     with pytest.raises(InputValueError, match="n_folds must be >= 2, got 1"):
         competition.folds(1, 0)
+
+
+def rename_pairs(folder, names):
+    """Name the files of pairs otherwise; the table keeps its ids."""
+    for old, new in names.items():
+        for part in ("train_images", "train_labels"):
+            (folder / part / f"{old}.tif").rename(folder / part / f"{new}.tif")
+
+
+@pytest.mark.parametrize(
+    ("row", "file"),
+    [
+        ("12", "0012"),
+        ("1.01209E+09", "1012093321"),
+        ("1.012093e+9", "1012093321"),
+        ("1,01E+09", "1012093321"),
+        ("12.0", "12"),
+        ("12345678901234500", "12345678901234567"),
+        ("12345678901234568", "12345678901234567"),
+    ],
+)
+def test_ids_that_a_spreadsheet_spoilt_are_an_error(folder, row, file):
+    """A14: training went on with fewer pairs and said nothing."""
+    rename_pairs(folder, {"12": file})
+    lines = (folder / "train.csv").read_text().splitlines()
+    lines = [f'"{row}",a' if line.startswith("12,") else line for line in lines]
+    (folder / "train.csv").write_text("\n".join(lines))
+    competition = Competition(folder)
+    with pytest.raises(InputValueError, match="got ids as a spreadsheet spoils them") as caught:
+        competition.train  # noqa: B018
+    assert f"{row} for {folder / 'train_images' / file}.tif" in str(caught.value)
+    audit = competition.audit()
+    assert audit.errors == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("row", "file"),
+    [("12", "13x"), ("12", "120"), ("1.01209E+09", "1012193321"), ("ab", "0ab"), ("12", "12")],
+)
+def test_other_rows_without_files_are_dropped_as_before(folder, row, file):
+    """A14: a row without a file and a file without a row need not belong together."""
+    rename_pairs(folder, {"12": file})
+    with open(folder / "train.csv", "a", newline="") as stream:
+        stream.write(f"\n{row},a\n" if row != "12" else "\n")
+    assert len(Competition(folder).train) == (5 if row == file else 4)
+
+
+def test_training_pairs_and_drops_are_logged(folder, caplog):
+    """A14: `train` says how many pairs it takes."""
+    with caplog.at_level("INFO"):
+        Competition(folder).train  # noqa: B018
+    assert f"{folder}: 5 pairs of 7 rows in train.csv" in caplog.text
+    assert "2 rows without files are dropped, 1 of them deprecated: 90, 91" in caplog.text
+
+
+PLAIN = [("31", "c"), ("11", "a"), ("12", "a"), ("21", "b"), ("13", "a")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\r\n".join(["id;scroll_id", *(f"{id_};{scroll}" for id_, scroll in PLAIN)]).encode(),
+        "\n".join(["id\tscroll_id", *(f"{id_}\t{scroll}" for id_, scroll in PLAIN)]).encode(),
+        "\r".join(["id,scroll_id", *(f"{id_},{scroll}" for id_, scroll in PLAIN)]).encode(),
+        "\n".join(['"id", "scroll_id"', *(f'"{id_}", "{scroll}"' for id_, scroll in PLAIN)]).encode(),
+        "\n\n".join(["", "id,scroll_id", *(f"{id_},{scroll}" for id_, scroll in PLAIN), ",", " , "]).encode(),
+        "\n".join(["id,scroll_id,", *(f"{id_},{scroll},," for id_, scroll in PLAIN)]).encode(),
+        "\n".join(["id,scroll_id", *(f"{id_},{scroll}" for id_, scroll in PLAIN + PLAIN[:2])]).encode("utf-16"),
+        "\n".join(["id,scroll_id", *(f"{id_},{scroll}" for id_, scroll in PLAIN)]).encode("utf-8-sig"),
+    ],
+    ids=[
+        "semicolons",
+        "tabs",
+        "old mac",
+        "quotes",
+        "blank lines",
+        "empty column",
+        "utf-16, rows twice",
+        "byte order mark",
+    ],
+)
+def test_tables_of_other_programs_are_read(folder, content):
+    (folder / "train.csv").write_bytes(content)
+    competition = Competition(folder)
+    assert [(chunk.id, chunk.scroll_id) for chunk in competition.train] == PLAIN
+
+
+def test_rows_that_are_there_twice_are_told(folder):
+    with open(folder / "train.csv", "a") as stream:
+        stream.write("11,a\n11,a\n")
+    audit = Competition(folder).audit()
+    assert audit.ok
+    assert (audit.n_rows, audit.n_pairs) == (7, 5)
+    assert "1 ids of train.csv are there more than once and count once: 11" in audit.warnings
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"id,scroll_id\n1\0,a\n", "holds NUL characters"),
+        ("id,scroll_id\n1,a\n".encode("utf-16-le"), "holds NUL characters"),
+        ("id,scroll_id\n1,a\n".encode("utf-16")[:-1], "is not a table in UTF-8 or UTF-16"),
+        (b"\xff\xfeid,scroll_id\n1,a", "is not a table in UTF-8 or UTF-16|must have a column id"),
+        (b"id,id,scroll_id\n1,2,a\n", "must have one column id, got"),
+        (b'id,scroll_id\n"1,a\n2,b\n3,c\n', "is not a table: unexpected end of data"),
+        (b"id,scroll_id\n1,2,a\n", "must have 2 fields in line 2, got more"),
+        (b"PK\3\4\x14\0\0\0", "holds NUL|must have a column|UTF-8"),
+    ],
+)
+def test_tables_that_nobody_can_read_are_one_line(folder, content, message):
+    (folder / "train.csv").write_bytes(content)
+    with pytest.raises(InputValueError, match=message) as caught:
+        Competition(folder).train  # noqa: B018
+    assert "\n" not in str(caught.value)
+    assert "train.csv" in str(caught.value)
+
+
+def test_mutated_tables_are_read_or_one_line(folder):
+    whole = (folder / "train.csv").read_bytes()
+    random, messages = np.random.default_rng(0), []
+    for _ in range(200):
+        data = bytearray(whole)
+        for _ in range(random.integers(1, 4)):
+            data[random.integers(len(data))] = random.choice([random.integers(256), 0, 34, 10, 44])
+        (folder / "train.csv").write_bytes(data)
+        try:
+            Competition(folder).train  # noqa: B018
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 40
+    assert not any("\n" in message for message in messages)

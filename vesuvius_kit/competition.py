@@ -6,9 +6,14 @@ Layout: ``train.csv`` and ``test.csv`` with columns ``id, scroll_id``; ``train_i
 """
 
 import csv
+import io
+import logging
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +26,18 @@ from vesuvius_kit.checks import (
     check_file,
     check_folder,
     check_integer,
+    name_os_errors,
 )
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.listing import list_volumes
 from vesuvius_kit.volume import BACKGROUND, SURFACE, UNLABELLED, read_volume, volume_shape_and_dtype
 
 _LABEL_VALUES = (BACKGROUND, SURFACE, UNLABELLED)
 _NAMES_SHOWN = 5  # of a long list in one line of a message
+_COLUMNS = ("id", "scroll_id")
+_SPREADSHEET_DIGITS = 15  # what a spreadsheet keeps of a number
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -190,13 +201,23 @@ class Competition:
         Raises
         ------
         InputNotFoundError, InputValueError
-            ``train.csv`` is missing, lacks a column, an id or a scroll, repeats an id, or a row has half a pair.
+            ``train.csv`` is missing, lacks a column, an id or a scroll, repeats an id with another scroll, a row has half a
+            pair, or the ids of rows without files are those of files without rows, but for what a spreadsheet did to them.
         """
-        halves = self._half_pairs
-        if halves:
-            more = f" (and {len(halves) - 1} more)" if len(halves) > 1 else ""
-            raise InputValueError(halves[0] + more)
-        return [self._train_chunk(*row) for row in self._train_rows.items() if row[0] in self._train_images]
+        problems = self._half_pairs + self._spoilt_ids
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise InputValueError(problems[0] + more)
+        chunks = [self._train_chunk(*row) for row in self._train_rows.items() if row[0] in self._train_images]
+        dropped = [id_ for id_ in self._train_rows if id_ not in self._train_images]
+        logger.info("%s: %d pairs of %d rows in train.csv", self.folder, len(chunks), len(self._train_rows))
+        if dropped:
+            withdrawn = self._tiffs("deprecated_train_images") | self._tiffs("deprecated_train_labels")
+            logger.info(
+                "%d rows without files are dropped, %d of them deprecated: %s",
+                len(dropped), sum(id_ in withdrawn for id_ in dropped), _list_names(dropped),
+            )  # fmt: skip
+        return chunks
 
     @cached_property
     def test(self) -> list[Chunk]:
@@ -331,7 +352,7 @@ class Competition:
             result's errors or warnings.
         """
         check_choice("images", images, ("headers", "pixels"))
-        errors = list(self._half_pairs)
+        errors = self._half_pairs + self._spoilt_ids
         pairs = [
             self._train_chunk(*row)
             for row in self._train_rows.items()
@@ -375,6 +396,9 @@ class Competition:
             use = "predicted all the same" if name == "test_images" else "not used"
             if strays:
                 yield f"{len(strays)} files of {name} have no row and are {use}: {_list_names(strays)}"
+        for name, counts in self._tables.items():
+            if repeated := [id_ for id_, count in counts.items() if count > 1]:
+                yield f"{len(repeated)} ids of {name} are there more than once and count once: {_list_names(repeated)}"
         missing = [id_ for id_ in self._test_rows if id_ not in self._tiffs("test_images")]
         if missing:
             yield f"{len(missing)} rows of test.csv have no image: {_list_names(missing)}"
@@ -397,13 +421,22 @@ class Competition:
             )
 
     @cached_property
+    def _tables(self) -> dict[str, Counter]:
+        """How often each id stands in a table that was read."""
+        return {}
+
+    @cached_property
     def _train_rows(self) -> dict[str, str]:
-        return _read_table(self.folder / "train.csv", needs_scroll=True)
+        return self._read_rows("train.csv", needs_scroll=True)
 
     @cached_property
     def _test_rows(self) -> dict[str, str]:
-        path = self.folder / "test.csv"
-        return _read_table(path, needs_scroll=False) if path.is_file() else {}
+        return self._read_rows("test.csv", needs_scroll=False) if (self.folder / "test.csv").is_file() else {}
+
+    def _read_rows(self, name, *, needs_scroll) -> dict[str, str]:
+        rows = _read_table(self.folder / name, needs_scroll=needs_scroll)
+        self._tables[name] = Counter(id_ for id_, _ in rows)
+        return dict(rows)
 
     @cached_property
     def _train_images(self) -> dict[str, Path]:
@@ -424,35 +457,110 @@ class Competition:
                 lines.append(f"half a pair: {label} has no image in {self.folder / 'train_images'}")
         return lines
 
+    @cached_property
+    def _spoilt_ids(self) -> list[str]:
+        files = self._train_labels | self._train_images
+        rows = [(id_, number) for id_ in self._train_rows if id_ not in files and (number := _read_number(id_))]
+        strays = [
+            (path, number)
+            for id_, path in files.items()
+            if id_ not in self._train_rows and (number := _read_number(id_))
+        ]
+        pairs = [
+            f"{row} for {path}"
+            for (row, written), (path, meant) in product(rows, strays)
+            if _is_spoilt(written, meant, row)
+        ]
+        if not pairs:
+            return []
+        return [
+            f"{self.folder / 'train.csv'} must name files, got ids as a spreadsheet spoils them (keep the column as text): "
+            f"{_list_names(pairs)}"
+        ]
+
     def _train_chunk(self, id_, scroll_id) -> Chunk:
         return Chunk(id_, scroll_id, self._train_images[id_], self._train_labels[id_])
 
     def _tiffs(self, name) -> dict[str, Path]:
-        # A hidden file is the unfinished work of `write_volume` or of a file manager.
-        return {path.stem: path for path in sorted((self.folder / name).glob("*.tif")) if path.name[0] != "."}
+        folder = self.folder / name
+        return list_volumes(name, folder) if folder.is_dir() else {}
 
 
-def _read_table(path, *, needs_scroll) -> dict[str, str]:
-    """Return id -> scroll_id in the file's order."""
+def _read_table(path, *, needs_scroll) -> list[tuple[str, str]]:
+    """Return (id, scroll_id) in the file's order; a row may be there twice, an id with two scrolls may not."""
     check_file(path.name, path)
-    rows = {}
+    with name_os_errors(f"read {path}"):
+        text = _decode_text(path, path.read_bytes())
+    rows, scroll_of = [], {}
     try:
-        # utf-8-sig: a spreadsheet puts a byte order mark before the first column's name.
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictReader(stream)
-            for column in ("id", "scroll_id"):
-                if column not in (table.fieldnames or ()):
-                    raise InputValueError(f"{path} must have a column {column}, got {table.fieldnames or 'no line'}")
-            for row in table:
-                id_, scroll_id = ((row[column] or "").strip() for column in ("id", "scroll_id"))
-                if not id_ or (needs_scroll and not scroll_id):
-                    raise InputValueError(f"{path} must have an id and a scroll_id in line {table.line_num}, got {row}")
-                if id_ in rows:
-                    raise InputValueError(f"{path} must not repeat an id, got {id_} again in line {table.line_num}")
-                rows[id_] = scroll_id
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputValueError(f"{path} is not a table in UTF-8: {error}") from error
+        # Strict: a quote that is never closed would otherwise swallow the rest of the table.
+        form = {"delimiter": _find_delimiter(path, text), "skipinitialspace": True, "strict": True}
+        table = csv.DictReader(io.StringIO(text, newline=""), **form)
+        table.fieldnames = [(name or "").strip() for name in table.fieldnames]
+        for row in table:
+            if any(field.strip() for field in row.pop(None, ())):
+                raise InputValueError(
+                    f"{path} must have {len(table.fieldnames)} fields in line {table.line_num}, got more"
+                )
+            if not any((value or "").strip() for value in row.values()):
+                continue
+            if None in row.values():
+                raise InputValueError(
+                    f"{path} must have {len(table.fieldnames)} fields in line {table.line_num}, got {row}"
+                )
+            id_, scroll_id = (row[column].strip() for column in _COLUMNS)
+            if not id_ or (needs_scroll and not scroll_id):
+                raise InputValueError(f"{path} must have an id and a scroll_id in line {table.line_num}, got {row}")
+            if scroll_of.setdefault(id_, scroll_id) != scroll_id:
+                raise InputValueError(
+                    f"{path} must not repeat an id, got {id_} again in line {table.line_num} with another scroll"
+                )
+            rows.append((id_, scroll_id))
+    except csv.Error as error:
+        raise InputValueError(f"{path} is not a table: {error}") from error
     return rows
+
+
+def _decode_text(path, content) -> str:
+    # Byte order marks: spreadsheets put that of UTF-8 before the first column's name, or write UTF-16.
+    is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputValueError(f"{path} is not a table in UTF-8 or UTF-16: {error}") from error
+    if "\0" in text:
+        raise InputValueError(f"{path} is not a table in UTF-8: it holds NUL characters")
+    # Lines may end with CR LF, LF, or the CR of an old Mac.
+    return text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
+
+
+def _find_delimiter(path, text) -> str:
+    """The delimiter under which the first line names both columns once: comma, semicolon or tab."""
+    first = text.partition("\n")[0]
+    for delimiter in ",;\t":
+        names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])]
+        if all(names.count(column) == 1 for column in _COLUMNS):
+            return delimiter
+    names = [name.strip() for name in next(csv.reader([first]), [])]
+    column = next(column for column in _COLUMNS if names.count(column) != 1)
+    a = "one" if column in names else "a"
+    raise InputValueError(f"{path} must have {a} column {column}, got {names or 'no line'}")
+
+
+def _read_number(id_) -> Decimal | None:
+    # Exponents of more digits are not a spreadsheet's.
+    is_number = re.fullmatch(r"[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?", id_)
+    return Decimal(id_.replace(",", ".")) if is_number else None
+
+
+def _is_spoilt(written, meant, text) -> bool:
+    """Whether a table's id is what a spreadsheet makes of a file's id: 12 of 0012, 1.01209E+09 of 1012093321."""
+    is_rounded = "E" in text.upper()
+    n_kept = len(written.as_tuple().digits) if is_rounded else _SPREADSHEET_DIGITS
+    if not is_rounded and written.adjusted() < n_kept:
+        return written == meant
+    # The last digit that was kept may have been rounded or cut.
+    return abs(written - meant) < Decimal(10) ** (written.adjusted() - n_kept + 1)
 
 
 def _inspect(part, chunk, decode_image) -> tuple[VolumeRecord | None, list[str]]:

@@ -1,53 +1,52 @@
 """TIFF volumes in and out, the label values, and files that appear whole or not at all.
 
-A volume is an array ``(z, y, x)`` stored as a TIFF with one page for each z. The page directory is read here rather
-than by a library: both tifffile and Pillow return the pages they can still find when a file was cut off, and a volume
-that is silently shorter than its label is the worst of all outcomes. LZW pixels, the competition's, are decoded here too
-(`vesuvius_kit.lzw`), since imagecodecs, the usual decoder, takes the process down when they are damaged; other compressed
-pixels by Pillow, plain ones by tifffile.
+A volume is an array ``(z, y, x)`` stored as a TIFF with one page for each z. The page directory is read by the kit
+(`vesuvius_kit.tiff`), and so are LZW pixels, the competition's (`vesuvius_kit.lzw`), since imagecodecs, the usual decoder,
+takes the process down when they are damaged. All other pixels are read by tifffile, a page at a time.
 """
 
 import json
 import os
 import secrets
-import struct
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from vesuvius_kit.checks import InputNotFoundError, InputTypeError, InputValueError, check_array, check_file
+from vesuvius_kit import tiff
+from vesuvius_kit.checks import (
+    InputNotFoundError,
+    InputTypeError,
+    InputValueError,
+    check_array,
+    check_file,
+    name_os_errors,
+)
 
 BACKGROUND, SURFACE, UNLABELLED = 0, 1, 2
 """Label values: looked at and not surface, surface, and not looked at (neither of the two)."""
 
 _WRITABLE_DTYPES = ("uint8", "uint16", "float32")  # what Pillow and tifffile both write
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _DESCRIPTION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 259, 270, 277, 339
-_PHOTOMETRIC, _BLACK_IS_ZERO = 262, (1,)
-_ROWS_PER_STRIP, _PREDICTOR = 278, 317
-# Deflate (two numbers), PackBits, LZMA, Zstandard. The codecs of pictures (CCITT, JPEG and so on) are not for volumes.
-_NONE, _LZW, _OTHERS = (1,), (5,), {(8,), (32946,), (32773,), (34925,), (50000,)}
-_OFFSETS, _BYTE_COUNTS, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 273, 279, 324, 325
-_TAGS = {
-    _WIDTH, _LENGTH, _BITS, _COMPRESSION, _DESCRIPTION, _SAMPLES, _SAMPLE_FORMAT, _PHOTOMETRIC,
-    _ROWS_PER_STRIP, _PREDICTOR,
-    _OFFSETS, _BYTE_COUNTS, _TILE_OFFSETS, _TILE_BYTE_COUNTS,
-}  # fmt: skip
-_TAG_TYPES = {2: "s", 3: "H", 4: "I", 16: "Q"}
-_KINDS = {1: "u", 2: "i", 3: "f"}  # TIFF SampleFormat to dtype.kind
+_KINDS = {1: ("u", (1, 2, 4, 8)), 2: ("i", (1, 2, 4, 8)), 3: ("f", (2, 4, 8))}  # TIFF SampleFormat: dtype.kind, bytes
+_BLACK_IS_ZERO = (1,)
+_NONE, _LZW = 1, 5
+# TIFF compressions without loss, and the most bytes that one coded byte stands for: 4,095 in LZW's table, 258 in two bits of
+# Deflate (two numbers), 128 in two bytes of PackBits, a block of 128 KiB in four bytes of Zstandard; LZMA's was measured. The
+# codecs of pictures (CCITT, JPEG and so on) are not for volumes.
+_MOST_BYTES = {_NONE: 1, _LZW: 4096, 8: 1100, 32946: 1100, 32773: 64, 34925: 10_000, 50000: 40_000}
+_GREATEST_GREY_VALUE = 1e30  # what lies beyond is a mark for "no data", such as the -3.4e38 of geographers
 
 
 class _Header(NamedTuple):
     shape: tuple[int, int, int]
     dtype: np.dtype
     order: str  # the file's byte order, "<" or ">"
-    pages: list[dict]  # tag: values
-
-
-class _BrokenTiffError(Exception):
-    """The page directory breaks off or points outside the file; the message says how."""
+    pages: list[dict]  # tag: values, of the pages that are slices
+    numbers: list[int]  # their places among all pages of the file
+    stack_offset: int | None  # where the pixels of a stack behind one page directory start
 
 
 def read_volume(path, dtype=None) -> np.ndarray:
@@ -56,8 +55,10 @@ def read_volume(path, dtype=None) -> np.ndarray:
     Parameters
     ----------
     path : str or Path
-        A TIFF or BigTIFF with one page of one channel for each z, compressed without loss or not (LZW in the competition). A
-        file of a single page is a volume only if `write_volume` or tifffile wrote it from an array (1, Y, X).
+        A TIFF or BigTIFF with one page of one channel for each z, compressed without loss or not (LZW in the competition);
+        smaller copies of pages (thumbnails, pyramids) do not count. A file of a single page is a volume only if its
+        description says so: `write_volume` or tifffile wrote it from an array (1, Y, X), or it is a whole stack behind one
+        page directory, as ImageJ writes what is larger than 4 GB.
     dtype : dtype-like, optional
         Required pixel type, for example ``"uint8"``; nothing is converted. None allows any.
 
@@ -70,30 +71,70 @@ def read_volume(path, dtype=None) -> np.ndarray:
     ------
     InputNotFoundError
         There is no such file.
+    InputOSError
+        The system does not let it be read.
     InputValueError
-        Not a TIFF, cut off, corrupt, 2-D, several channels, pages of different sizes, or another pixel type; one line
-        that names the file.
+        Not a TIFF, cut off, corrupt, 2-D, several channels or times, pages of different sizes, another pixel type, a codec
+        that is not installed, or grey values that are NaN, infinite or a mark for "no data"; one line that names the file.
+
+    Notes
+    -----
+    Where a file names one axis above its pages, that is z, whatever it is called: tifffile calls the slices of an array
+    (Z, Y, X) channels when it is asked for ImageJ's or OME's form and not told better. Two such axes are refused.
     """
     path = check_file("volume", path)
     header = _read_header(path)
     if dtype is not None and header.dtype != np.dtype(dtype):
         raise InputValueError(f"{path} must hold {np.dtype(dtype)} pixels, got {header.dtype}")
-    compressions = {page.get(_COMPRESSION, _NONE) for page in header.pages}
-    if foreign := compressions - {_NONE, _LZW} - _OTHERS:
+    compressions = {page.get(tiff.COMPRESSION, (_NONE,))[0] for page in header.pages}
+    if foreign := compressions - _MOST_BYTES.keys():
         raise InputValueError(
             f"{path} must have lossless pixels (LZW in the competition), got TIFF compression {min(foreign)}"
         )
-    if compressions == {_NONE}:
-        decode = _decode_with_tifffile
-    elif compressions == {_LZW} and all(_is_plain_strips(page) for page in header.pages):
-        decode = _decode_lzw
-    else:
-        decode = _decode_with_pillow
     try:
-        return decode(path, header)
-    # Decoders of damaged data raise whatever they stumble over, Pillow for example a SyntaxError.
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError, LookupError, TypeError, struct.error) as error:
+        if header.stack_offset is None:
+            _check_sizes(header)
+            volume = _decode_pages(path, header)
+        else:
+            volume = _read_stack(path, header)
+    except MemoryError as error:
+        size = np.prod(header.shape, dtype=float) * header.dtype.itemsize / 1e9
+        raise InputValueError(f"{path} needs more memory than there is, {size:.1f} GB for {header.shape}") from error
+    except (OSError, ValueError) as error:
         raise InputValueError(f"{path} cannot be decoded: {_one_line(error)}") from error
+    check_grey_values(path, volume)
+    _check_no_data_mark(path, volume, header.pages[0])
+    return volume
+
+
+def check_grey_values(name, volume: np.ndarray) -> None:
+    """Raise if a volume holds NaN, infinity or a mark for "no data": every mean over it would be wrong without a word.
+
+    Parameters
+    ----------
+    name : str or Path
+        How the message calls the volume, its file where it has one.
+    volume : numpy.ndarray
+        (Z, Y, X) or any other shape; integers are always fine.
+
+    Raises
+    ------
+    InputValueError
+        The message names the first voxel and how many there are.
+    """
+    if volume.dtype.kind != "f" or volume.size == 0:
+        return
+    greatest = volume.dtype.type(min(_GREATEST_GREY_VALUE, float(np.finfo(volume.dtype).max)))
+    with np.errstate(invalid="ignore"):
+        # NaN passes through both.
+        if volume.min() >= -greatest and volume.max() <= greatest:
+            return
+        is_wrong = ~(np.abs(volume) <= greatest)
+    first = tuple(int(index) for index in np.unravel_index(np.argmax(is_wrong), volume.shape))
+    raise InputValueError(
+        f"{name} must hold finite grey values and no mark for 'no data', got {volume[first]:g} at (z, y, x) = {first}, and "
+        f"{np.count_nonzero(is_wrong)} such voxels of {volume.size}"
+    )
 
 
 def write_volume(path, array) -> None:
@@ -170,6 +211,8 @@ def write_atomically(path, mode: str = "w"):
     ------
     InputNotFoundError
         The folder of ``path`` does not exist.
+    InputOSError
+        The disk is full or read-only, or a folder is in the way.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -177,58 +220,261 @@ def write_atomically(path, mode: str = "w"):
     # Hidden and with another ending, so that a killed run leaves nothing that looks like a result.
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with name_os_errors(f"write {path}"):
+        try:
+            with open(part, mode, **text) as stream:
+                yield stream
+            os.replace(part, path)
+        finally:
+            # Where the file could not be made there is nothing to remove either.
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _read_header(path: Path) -> _Header:
+    """Read the page directory, and refuse what is not one volume."""
     try:
-        with open(part, mode, **text) as stream:
-            yield stream
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        with name_os_errors(f"read {path}"), open(path, "rb") as stream:
+            order = "<" if stream.read(2) == b"II" else ">"
+            stream.seek(0)
+            file_size = path.stat().st_size
+            pages = list(tiff.walk_pages(stream, file_size))
+    except tiff.TiffError as error:
+        raise InputValueError(f"{path} is not a whole TIFF: {error}") from error
+    numbers = [number for number, page in enumerate(pages) if tiff.is_slice(page)]
+    if not numbers:
+        raise InputValueError(f"{path} must hold slices, got thumbnails or masks only")
+    pages = [pages[number] for number in numbers]
+    first = pages[0]
+    for tag, program in tiff.FOREIGN_FORMATS.items():
+        if tag in first:
+            raise InputValueError(
+                f"{path} must be a plain TIFF, got the form of {program}: export one channel of it as a TIFF stack"
+            )
+    dtype = _read_dtype(path, first)
+    length, width = first[tiff.LENGTH][0], first[tiff.WIDTH][0]
+    alike = (tiff.LENGTH, tiff.WIDTH, tiff.BITS, tiff.SAMPLES, tiff.SAMPLE_FORMAT, tiff.PHOTOMETRIC, tiff.IMAGE_DEPTH)
+    for z, page in enumerate(pages):
+        if any(page.get(tag) != first.get(tag) for tag in alike):
+            raise InputValueError(f"{path} must have pages of one size and pixel type, page {z} differs from the first")
+    depth, stack_offset = _count_slices(path, pages, file_size, dtype)
+    return _Header((depth, length, width), dtype, order, pages, numbers, stack_offset)
 
 
-def _is_plain_strips(page) -> bool:
-    """Whether a page is what `_decode_lzw` reads: strips of whole rows, no tiles, rows stored as they are."""
-    if _OFFSETS not in page or page.get(_PREDICTOR, (1,)) != (1,):
-        return False
-    length, rows = page[_LENGTH][0], page.get(_ROWS_PER_STRIP, page[_LENGTH])[0]
-    return rows > 0 and len(page[_OFFSETS]) == -(-length // rows)
+def _read_dtype(path, page) -> np.dtype:
+    # TIFF's defaults: one bit, one channel, unsigned, black as 0.
+    bits, samples = page.get(tiff.BITS, (1,)), page.get(tiff.SAMPLES, (1,))
+    if samples != (1,) or bits[0] % 8:
+        raise InputValueError(f"{path} must have one channel of whole bytes, got {samples[0]} of {bits[0]} bits")
+    if page.get(tiff.PHOTOMETRIC, _BLACK_IS_ZERO) != _BLACK_IS_ZERO:
+        raise InputValueError(f"{path} must be grey with black as 0, got an inverted or coloured TIFF")
+    sample_format = page.get(tiff.SAMPLE_FORMAT, (1,))[0]
+    kind, sizes = _KINDS.get(sample_format, ("", ()))
+    if bits[0] // 8 not in sizes:
+        raise InputValueError(
+            f"{path} has a pixel type that NumPy does not know: {bits[0]} bits of TIFF's sample format {sample_format}"
+        )
+    return np.dtype(f"{kind}{bits[0] // 8}")
 
 
-def _decode_lzw(path, header) -> np.ndarray:
-    from vesuvius_kit.lzw import decode_strips
+def _count_slices(path, pages, file_size, dtype) -> tuple[int, int | None]:
+    """Return the number of slices and, for a stack behind one page directory, where its pixels start.
 
-    _, length, width = header.shape
-    offsets, byte_counts, sizes = [], [], []
-    for page in header.pages:
-        rows = page.get(_ROWS_PER_STRIP, (length,))[0]
-        offsets += page[_OFFSETS]
-        byte_counts += page[_BYTE_COUNTS]
-        sizes += [min(rows, length - row) * width * header.dtype.itemsize for row in range(0, length, rows)]
-    data = np.fromfile(path, np.uint8)
-    pixels = decode_strips(data, *(np.array(column, np.int64) for column in (offsets, byte_counts, sizes)))
-    stored = pixels.view(header.dtype.newbyteorder(header.order))
+    The pages are counted, and the file's own note on its axes must agree with the count: what has channels or times besides
+    slices, or two volumes one after the other, is no volume.
+    """
+    first = pages[0]
+    length, width = first[tiff.LENGTH][0], first[tiff.WIDTH][0]
+    n_slices = first.get(tiff.IMAGE_DEPTH, (1,))[0] if len(pages) == 1 else len(pages)
+    note = tiff.read_note(first.get(tiff.DESCRIPTION, (b"",))[0], length, width)
+    if note is not None:
+        if len(note.axes) > 1:
+            axes = " x ".join(f"{n} {name}".rstrip() for name, n in note.axes)
+            raise InputValueError(
+                f"{path} must be one volume (z, y, x), got {axes} x {length} x {width} ({note.program}'s note): save one of "
+                "them in a file of its own"
+            )
+        if note.n_pages == n_slices and (note.is_stack or n_slices > 1):
+            return n_slices, None
+        if n_slices == 1 and note.n_pages > 1:
+            return note.n_pages, _find_stack(path, first, note, file_size, length * width * dtype.itemsize)
+        # A note of one page says nothing of a stack: it was written with each of the pages.
+        if note.n_pages != 1:
+            raise InputValueError(
+                f"{path} must be one whole volume, got {n_slices} pages where its note ({note.program}'s) says "
+                f"{note.n_pages}"
+            )
+    if n_slices == 1:
+        raise InputValueError(f"{path} must be a volume (z, y, x), got a 2-D TIFF of {length} x {width}")
+    return n_slices, None
+
+
+def _find_stack(path, page, note, file_size, page_bytes) -> int:
+    """Return where a stack behind one page directory starts: its pixels lie in one piece, which only plain ones can."""
+    offsets = page.get(tiff.OFFSETS, ())
+    counts = page.get(tiff.BYTE_COUNTS, ())
+    is_plain = page.get(tiff.COMPRESSION, (_NONE,)) == (_NONE,) and page.get(tiff.FILL_ORDER, (1,)) == (1,)
+    is_one_piece = all(start + size == following for start, size, following in zip(offsets, counts, offsets[1:]))
+    if not offsets or not is_plain or not is_one_piece or page.get(tiff.PREDICTOR, (1,)) != (1,):
+        raise InputValueError(
+            f"{path} must be one whole volume, got a single page where its note ({note.program}'s) says {note.n_pages}"
+        )
+    if offsets[0] + note.n_pages * page_bytes > file_size:
+        raise InputValueError(
+            f"{path} is not a whole TIFF: it breaks off in the pixels of the {note.n_pages} pages that its note "
+            f"({note.program}'s) promises"
+        )
+    return offsets[0]
+
+
+def _check_sizes(header) -> None:
+    """Raise unless every page has its strips or tiles, with as many bytes as its pixels can have come from.
+
+    A damaged size would otherwise be allocated, and tifffile fills with zeros what is not there.
+    """
+    for page, number in zip(header.pages, header.numbers):
+        offsets = page.get(tiff.OFFSETS) or page[tiff.TILE_OFFSETS]
+        counts = page.get(tiff.BYTE_COUNTS) or page[tiff.TILE_BYTE_COUNTS]
+        wanted = tiff.count_segments(page)
+        if len(offsets) != wanted:
+            raise ValueError(f"page {number} must have {wanted} strips or tiles, has {len(offsets)}")
+        if min(counts) == 0 or min(offsets) == 0:
+            raise ValueError(f"page {number} has an empty strip or tile")
+        n_bytes = header.shape[1] * header.shape[2] * header.dtype.itemsize * page.get(tiff.IMAGE_DEPTH, (1,))[0]
+        if n_bytes > sum(counts) * _MOST_BYTES[page.get(tiff.COMPRESSION, (_NONE,))[0]]:
+            raise ValueError(f"page {number} has {sum(counts)} bytes for {n_bytes} of pixels")
+
+
+def _check_no_data_mark(path, volume, page) -> None:
+    """Raise if voxels have the value that the file itself calls "no data" (GDAL's tag); 0 is black."""
+    text = page.get(tiff.NO_DATA, (b"",))[0].rstrip(b"\0 ").decode("ascii", "replace")
+    try:
+        mark = float(text)
+    except ValueError:
+        return
+    if mark and (found := np.count_nonzero(volume == mark)):
+        raise InputValueError(
+            f"{path} must not hold its own mark for 'no data', {text}, got it in {found} of {volume.size} voxels"
+        )
+
+
+def _read_stack(path, header) -> np.ndarray:
+    """Read a stack that lies in one piece behind its only page directory."""
+    stored = np.fromfile(
+        path, header.dtype.newbyteorder(header.order), int(np.prod(header.shape)), offset=header.stack_offset
+    )
     return stored.astype(header.dtype, copy=False).reshape(header.shape)
 
 
-def _decode_with_tifffile(path, header) -> np.ndarray:
+def _decode_pages(path, header) -> np.ndarray:
+    # Pages of one layout at once: all of them, but for files that several programs wrote.
+    runs = [list(run) for _, run in groupby(zip(header.numbers, header.pages), lambda item: _layout(item[1]))]
+    parts = [(_decode_lzw if _is_lzw(run[0][1]) else _decode_with_tifffile)(path, run, header) for run in runs]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _is_lzw(page) -> bool:
+    return page.get(tiff.COMPRESSION) == (_LZW,)
+
+
+def _layout(page) -> tuple:
+    """What must be equal for pages to be decoded together: the codec, tiles or not, predictor, order of bits."""
+    tiles = tiff.segment_size(page) if tiff.TILE_OFFSETS in page else None
+    return _is_lzw(page), tiles, page.get(tiff.PREDICTOR, (1,))[0], page.get(tiff.FILL_ORDER, (1,))[0]
+
+
+def _split_depth(page) -> list[dict]:
+    """Return one page for each slice of a page that has a depth (SGI's extension of TIFF)."""
+    depth = page.get(tiff.IMAGE_DEPTH, (1,))[0]
+    if depth == 1:
+        return [page]
+    if page.get(tiff.TILE_DEPTH, (1,)) != (1,):
+        raise ValueError("LZW tiles of several slices")
+    tags = [tag for tag in (tiff.OFFSETS, tiff.BYTE_COUNTS, tiff.TILE_OFFSETS, tiff.TILE_BYTE_COUNTS) if tag in page]
+    share = len(page[tags[0]]) // depth
+    return [page | {tag: page[tag][z * share : (z + 1) * share] for tag in tags} for z in range(depth)]
+
+
+def _decode_lzw(path, numbered_pages, header) -> np.ndarray:
+    from vesuvius_kit.lzw import decode_strips
+
+    _, length, width = header.shape
+    pages = [part for _, page in numbered_pages for part in _split_depth(page)]
+    _, tiles, predictor, fill_order = _layout(pages[0])
+    data = np.fromfile(path, np.uint8)
+    if fill_order == 2:
+        data = np.packbits(np.unpackbits(data, bitorder="little"))
+    offsets, byte_counts, sizes, padded = [], [], [], []
+    for page in pages:
+        rows, columns = tiff.segment_size(page)
+        offsets += page.get(tiff.OFFSETS) or page[tiff.TILE_OFFSETS]
+        byte_counts += page.get(tiff.BYTE_COUNTS) or page[tiff.TILE_BYTE_COUNTS]
+        n_segments = tiff.count_segments(page | {tiff.IMAGE_DEPTH: (1,)})
+        whole = rows * columns * header.dtype.itemsize
+        padded += [whole] * n_segments
+        sizes += [whole] * n_segments
+        if not tiles:
+            sizes[-1] -= (n_segments * rows - length) * columns * header.dtype.itemsize
+    offsets, byte_counts, sizes, padded = (
+        np.array(column, np.int64) for column in (offsets, byte_counts, sizes, padded)
+    )
+    try:
+        decoded = decode_strips(data, offsets, byte_counts, sizes)
+    except ValueError:
+        if (sizes == padded).all():
+            raise
+        # Some programs fill the last strip of a page up with rows below the picture.
+        decoded = decode_strips(data, offsets, byte_counts, padded)
+        starts = np.cumsum(padded) - padded
+        decoded = np.concatenate([decoded[start : start + size] for start, size in zip(starts, sizes)])
+    values = _undo_predictor(decoded.reshape(-1, columns * header.dtype.itemsize), predictor, header)
+    if not tiles:
+        return values.reshape(len(pages), length, width)
+    down, across = -(-length // rows), -(-width // columns)
+    volume = values.reshape(len(pages), down, across, rows, columns).swapaxes(2, 3)
+    return np.ascontiguousarray(volume.reshape(len(pages), down * rows, across * columns)[:, :length, :width])
+
+
+def _undo_predictor(lines, predictor, header) -> np.ndarray:
+    """Turn lines of decoded bytes (n, bytes of a line) into grey values (n, width): TIFF 6.0, section 14, and supplement 3."""
+    dtype = header.dtype
+    if predictor == 3 and dtype.kind == "f":
+        # Differences of bytes, with the first bytes of all values of a line before all second ones, whatever the file's order.
+        planes = np.cumsum(lines, axis=1, dtype=np.uint8).reshape(len(lines), dtype.itemsize, -1)
+        return np.ascontiguousarray(planes.swapaxes(1, 2)).view(dtype.newbyteorder(">"))[..., 0].astype(dtype)
+    values = lines.view(dtype.newbyteorder(header.order)).astype(dtype, copy=False)
+    if predictor == 1:
+        return values
+    if predictor != 2:
+        raise ValueError(f"TIFF predictor {predictor} of {dtype} pixels")
+    steps = values.view(f"u{dtype.itemsize}")
+    return np.cumsum(steps, axis=1, dtype=steps.dtype).view(dtype)
+
+
+def _decode_with_tifffile(path, numbered_pages, header) -> np.ndarray:
     import tifffile
 
-    with tifffile.TiffFile(path) as tiff:
-        volume = tiff.asarray(key=range(header.shape[0]))
-    return volume.astype(header.dtype, copy=False).reshape(header.shape)
+    depth = header.shape[0] // len(header.pages)
+    pixels = np.empty((len(numbered_pages), depth, *header.shape[1:]), header.dtype)
+    try:
+        with tifffile.TiffFile(path) as file:
+            for target, (number, _) in zip(pixels, numbered_pages):
+                page = file.pages[number]
+                if page.dtype != header.dtype or page.shape not in (target.shape, target.shape[1:]):
+                    raise ValueError(f"page {number} is {page.dtype} of {page.shape}")
+                target[...] = page.asarray()
+    except MemoryError:
+        raise
+    except Exception as error:  # a library among damaged bytes raises whatever it stumbles over
+        is_missing = isinstance(error, ImportError) or "imagecodecs" in str(error)
+        if is_missing and not find_spec("imagecodecs"):
+            raise ValueError("tifffile needs imagecodecs for it: pip install imagecodecs") from error
+        raise ValueError(_one_line(error)) from error
+    return pixels.reshape(-1, *header.shape[1:])
 
 
-def _decode_with_pillow(path, header) -> np.ndarray:
-    from PIL import Image
-
-    volume = np.empty(header.shape, header.dtype)
-    with Image.open(path) as image:
-        for z in range(len(volume)):
-            image.seek(z)
-            page = np.asarray(image)
-            if page.dtype.newbyteorder("=") != volume.dtype:
-                raise ValueError(f"Pillow decodes {volume.dtype} as {page.dtype}; install imagecodecs")
-            volume[z] = page
-    return volume
+def _one_line(error) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _encode_with_tifffile(stream, array, note) -> None:
@@ -252,103 +498,5 @@ def _encode_with_pillow(stream, array, note) -> None:
 
     first, *others = (Image.fromarray(np.ascontiguousarray(page)) for page in array)
     first.save(
-        stream, "TIFF", compression="tiff_lzw", tiffinfo={_DESCRIPTION: note}, save_all=True, append_images=others
+        stream, "TIFF", compression="tiff_lzw", tiffinfo={tiff.DESCRIPTION: note}, save_all=True, append_images=others
     )
-
-
-def _read_header(path: Path) -> _Header:
-    try:
-        with open(path, "rb") as stream:
-            order = "<" if stream.read(2) == b"II" else ">"
-            stream.seek(0)
-            pages = list(_walk_pages(stream, path.stat().st_size))
-        first = pages[0]
-        # TIFF's defaults: one bit, one channel, unsigned.
-        bits, samples = first.get(_BITS, (1,)), first.get(_SAMPLES, (1,))
-        if samples != (1,) or bits[0] % 8:
-            raise InputValueError(f"{path} must have one channel of whole bytes, got {samples[0]} of {bits[0]} bits")
-        if first.get(_PHOTOMETRIC, _BLACK_IS_ZERO) != _BLACK_IS_ZERO:
-            # Pillow inverts such pages and tifffile does not.
-            raise InputValueError(f"{path} must be grey with black as 0, got an inverted or coloured TIFF")
-        dtype = np.dtype(f"{_KINDS[first.get(_SAMPLE_FORMAT, (1,))[0]]}{bits[0] // 8}")
-        length, width = first[_LENGTH][0], first[_WIDTH][0]
-    except _BrokenTiffError as error:
-        raise InputValueError(f"{path} is not a whole TIFF: {error}") from error
-    except (KeyError, IndexError, TypeError) as error:
-        raise InputValueError(f"{path} has a pixel type that NumPy does not know") from error
-    for z, page in enumerate(pages):
-        if any(page.get(tag) != first.get(tag) for tag in (_LENGTH, _WIDTH, _BITS, _SAMPLES, _SAMPLE_FORMAT)):
-            raise InputValueError(f"{path} must have pages of one size and pixel type, page {z} differs from the first")
-    if len(pages) == 1 and not _notes_one_slice(first, length, width):
-        raise InputValueError(f"{path} must be a volume (z, y, x), got a 2-D TIFF of {length} x {width}")
-    return _Header((len(pages), length, width), dtype, order, pages)
-
-
-def _notes_one_slice(page, length, width) -> bool:
-    note = page.get(_DESCRIPTION, (b"",))[0].rstrip(b"\0 ")
-    return note.replace(b" ", b"") == b'{"shape":[1,%d,%d]}' % (length, width)
-
-
-def _walk_pages(stream, file_size):
-    """Yield the tags of every page and raise at the first that is cut off: TIFF 6.0, section 2, and BigTIFF."""
-    start = stream.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(start[:2])
-    version = struct.unpack(order + "H", start[2:4])[0] if order and len(start) == 16 else None
-    if version == 42:
-        count_format, entry_format, offset_format = order + "H", order + "HHI4s", order + "I"
-        offset = struct.unpack(offset_format, start[4:8])[0]
-    elif version == 43:
-        count_format, entry_format, offset_format = order + "Q", order + "HHQ8s", order + "Q"
-        offset = struct.unpack(offset_format, start[8:16])[0]
-    else:
-        raise _BrokenTiffError("no TIFF header")
-    entry_size = struct.calcsize(entry_format)
-    seen = set()
-    while offset:
-        if offset in seen:
-            raise _BrokenTiffError(f"page {len(seen)} leads back to an earlier one")
-        seen.add(offset)
-        number = len(seen) - 1
-        count = struct.unpack(
-            count_format, _read_exactly(stream, offset, struct.calcsize(count_format), file_size, number)
-        )[0]
-        if count > 4096:
-            raise _BrokenTiffError(f"page {number} claims {count} tags")
-        block = _read_exactly(
-            stream, stream.tell(), count * entry_size + struct.calcsize(offset_format), file_size, number
-        )
-        tags = {}
-        for tag, kind, length, value in struct.iter_unpack(entry_format, block[: count * entry_size]):
-            if tag in _TAGS and kind in _TAG_TYPES:
-                letter = _TAG_TYPES[kind]
-                size = length * struct.calcsize(order + letter)
-                if size > len(value):
-                    value = _read_exactly(stream, struct.unpack(offset_format, value)[0], size, file_size, number)
-                tags[tag] = struct.unpack(f"{order}{length}{letter}", value[:size])
-        _check_data_lies_in_file(tags, file_size, number)
-        yield tags
-        offset = struct.unpack(offset_format, block[count * entry_size :])[0]
-    if not seen:
-        raise _BrokenTiffError("no page")
-
-
-def _check_data_lies_in_file(tags, file_size, number) -> None:
-    offsets = tags.get(_OFFSETS) or tags.get(_TILE_OFFSETS)
-    sizes = tags.get(_BYTE_COUNTS) or tags.get(_TILE_BYTE_COUNTS)
-    if not offsets or not sizes or len(offsets) != len(sizes) or _WIDTH not in tags or _LENGTH not in tags:
-        raise _BrokenTiffError(f"page {number} does not say where its pixels are")
-    if max(offset + size for offset, size in zip(offsets, sizes)) > file_size:
-        raise _BrokenTiffError(f"it breaks off in the pixels of page {number}")
-
-
-def _read_exactly(stream, offset, size, file_size, number) -> bytes:
-    # Asked first: a damaged length would otherwise fetch gigabytes to no purpose.
-    stream.seek(offset)
-    data = stream.read(size) if offset + size <= file_size else b""
-    if len(data) != size:
-        raise _BrokenTiffError(f"it breaks off at page {number}")
-    return data
-
-
-def _one_line(error) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

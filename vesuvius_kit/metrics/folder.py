@@ -5,12 +5,10 @@ import json
 import math
 import multiprocessing
 import tempfile
-import zipfile
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numba
@@ -26,15 +24,17 @@ from vesuvius_kit.checks import (
     check_spacing,
 )
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.listing import copy_member, list_members, list_volumes, open_archive
 from vesuvius_kit.metrics.leaderboard import LeaderboardScore, is_compilation_due, leaderboard_score
 from vesuvius_kit.volume import read_volume, volume_shape_and_dtype, write_atomically
 
-PROBLEMS = ("missing", "extra", "corrupt", "wrong shape")
+PROBLEMS = ("missing", "extra", "corrupt", "wrong shape", "no mask")
 COLUMNS = (
     *("id", "score", "toposcore", "surface_dice", "voi_score", "voi_split", "voi_merge"),
     *(f"{column}_{dimension}" for dimension in range(3) for column in ("f1", "matched", "predicted", "labelled")),
 )
-_SUFFIXES = (".tif", ".tiff")
+# Of a prediction's file: 16 bytes a voxel, as of float64 that LZW has made larger, and room for page directories.
+_BYTES_PER_VOXEL, _BYTES = 16, 2**20
 
 
 class FolderScore(NamedTuple):
@@ -125,16 +125,18 @@ def score_folder(
     Parameters
     ----------
     predictions : str or Path
-        A folder of ``{id}.tif``, or a zip archive of them (folders inside it do not matter).
+        A folder of ``{id}.tif`` or ``{id}.tiff``, or a zip archive of them (folders inside it do not matter). Each is a mask:
+        0, and 1 or the largest value of its type (or 255) for the surface.
     labels : str or Path
-        A folder of ``{id}.tif``: the volumes that are to be scored.
+        A folder of ``{id}.tif`` or ``{id}.tiff``: the volumes that are to be scored.
     surface_tolerance, voi_alpha, ignore_label, spacing
         As for `vesuvius_kit.metrics.leaderboard_score`.
     processes : int
         How many volumes are scored at once, >= 1; they share the threads. One volume of 320^3 takes some 0.6 GB. More
         than one process needs a script with the usual ``if __name__ == "__main__"``.
     skip_invalid : bool
-        Score what can be scored; otherwise a missing, extra, corrupt or wrongly shaped file is an error.
+        Score what can be scored; otherwise a missing, extra, corrupt or wrongly shaped file, or one that is no mask, is an
+        error.
     progress : callable
         Called as ``progress(iterable, total=..., desc=...)``.
 
@@ -147,7 +149,7 @@ def score_folder(
     InputNotFoundError
         No such folder or file.
     InputValueError
-        Not a zip archive; no label; files that cannot be scored, each of them named in one line.
+        Not a zip archive; no label; two files of one id; files that cannot be scored, each of them named in one line.
     """
     processes = check_integer("processes", processes, minimum=1)
     labels = check_folder("labels", labels)
@@ -159,13 +161,13 @@ def score_folder(
     }
     with tempfile.TemporaryDirectory() as scratch:
         problems = {kind: [] for kind in PROBLEMS}
-        folder = _open_predictions(predictions, scratch, problems)
-        label_paths, prediction_paths = _list_volumes(labels), _list_volumes(folder)
+        label_paths = list_volumes("labels", labels)
         if not label_paths:
             raise InputValueError(f"labels must hold TIFF volumes, got none in {labels}")
-        corrupt = set(problems["corrupt"])
+        folder, corrupt = _open_predictions(predictions, scratch, label_paths, problems)
+        prediction_paths = list_volumes("predictions", folder)
         problems["missing"] += [
-            path.name for name, path in label_paths.items() if name not in prediction_paths and path.name not in corrupt
+            path.name for name, path in label_paths.items() if name not in prediction_paths and name not in corrupt
         ]
         problems["extra"] += [path.name for name, path in prediction_paths.items() if name not in label_paths]
         pairs = [(prediction_paths[name], path) for name, path in label_paths.items() if name in prediction_paths]
@@ -189,36 +191,39 @@ def score_folder(
     return FolderScore(scores, {kind: sorted(names) for kind, names in problems.items() if names})
 
 
-def _open_predictions(predictions, scratch, problems):
-    """Return the folder of the predictions; an archive is unpacked into ``scratch``."""
+def _open_predictions(predictions, scratch, label_paths, problems):
+    """Return the folder of the predictions and the ids that are corrupt; an archive is unpacked into ``scratch``."""
     predictions = Path(predictions)
     if predictions.is_dir():
-        return predictions
+        return predictions, set()
     if not predictions.is_file():
         raise InputNotFoundError(f"predictions must be an existing folder or zip archive, got {predictions}")
+    corrupt, seen = set(), set()
+    with open_archive("predictions", predictions) as archive:
+        for id_, place, member in list_members(archive):
+            if id_ is None:
+                continue
+            if id_ in seen or id_ not in label_paths:
+                problems["extra"].append(f"{place} (a second one of that id)" if id_ in seen else str(place))
+                continue
+            seen.add(id_)
+            target = Path(scratch) / place.name
+            try:
+                copy_member(archive, member, target, _count_bytes(label_paths[id_]))
+            except InputValueError as error:
+                target.unlink()
+                corrupt.add(id_)
+                problems["corrupt"].append(f"{place.name} ({error})")
+    return Path(scratch), corrupt
+
+
+def _count_bytes(label_path):
+    """The most bytes that a prediction for a label may have."""
     try:
-        with zipfile.ZipFile(predictions) as archive:
-            for member in archive.infolist():
-                name = PurePosixPath(member.filename).name
-                if not name.lower().endswith(_SUFFIXES) or member.is_dir():
-                    continue
-                target = Path(scratch) / name
-                if target.exists():
-                    problems["extra"].append(f"{member.filename} (a second one of that name)")
-                    continue
-                try:
-                    content = archive.read(member)
-                except (zipfile.BadZipFile, zlib.error, EOFError):
-                    problems["corrupt"].append(name)
-                else:
-                    target.write_bytes(content)
-    except zipfile.BadZipFile as error:
-        raise InputValueError(f"predictions must be a folder or a zip archive, got {predictions}: {error}") from error
-    return Path(scratch)
-
-
-def _list_volumes(folder):
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES}
+        shape, _ = volume_shape_and_dtype(label_path)
+    except InputError:
+        shape = (0,)  # the label will be named as corrupt
+    return _BYTES_PER_VOXEL * math.prod(shape) + _BYTES
 
 
 def _check_headers(prediction_path, label_path):
@@ -242,6 +247,12 @@ def _read_pair(prediction_path, label_path):
             volumes.append(read_volume(path))
         except InputError:
             return None, "corrupt", side + path.name
+    prediction = volumes[0]
+    surface = prediction.max()
+    ones = {1, 255, np.iinfo(prediction.dtype).max if prediction.dtype.kind in "iu" else 1}
+    if surface not in {0, *ones} or not ((prediction == 0) | (prediction == surface)).all():
+        values = f"{prediction_path.name} holds {prediction.min():g} to {surface:g}"
+        return None, "no mask", values if prediction.dtype.kind == "f" else f"{values} ({prediction.dtype})"
     return volumes, None, None
 
 

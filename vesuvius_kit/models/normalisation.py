@@ -6,8 +6,33 @@ import numpy as np
 import torch
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, check_real
+from vesuvius_kit.volume import check_grey_values
 
 SCHEMES = ("volume", "fixed")
+
+
+def grey_statistics(volume: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of a volume, in float64 whatever its type.
+
+    NumPy sums float16 in float16, whose deviation of a volume of 160^3 is infinite, and float32 in float32.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray
+        Not empty; real numbers of any type.
+
+    Returns
+    -------
+    mean, std : float
+
+    Raises
+    ------
+    InputValueError
+        NaN, infinity or a mark for "no data" among the grey values.
+    """
+    check_grey_values("volume", volume)
+    dtype = np.float64 if volume.dtype.kind == "f" else None
+    return float(volume.mean(dtype=dtype)), float(volume.std(dtype=dtype))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,26 +1,34 @@
 """Probabilities in files, masks out: what one process does with one volume."""
 
 import json
-import zipfile
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vesuvius_kit.checks import InputValueError, check_folder
+from vesuvius_kit.checks import InputError, InputValueError, check_file, name_os_errors
+from vesuvius_kit.listing import TIFF_ENDINGS, list_volumes, open_archive, volume_id
 from vesuvius_kit.postprocess.pipeline import run_pipeline
 from vesuvius_kit.volume import read_volume, write_atomically, write_volume
 
-SUFFIXES = (".npy", ".npz", ".tif", ".tiff")
+_PLAIN_ENDINGS = (".npy", *TIFF_ENDINGS)
+_NNUNET_KEY = "probabilities"
+_FAINT = 0.01  # the highest probability in a file of integers under which its scale must be another one
+
+_ROUNDING = 1e-4  # what a resampling may have left beyond [0, 1]
+
+logger = logging.getLogger(__name__)
 
 
-def list_probabilities(folder) -> dict[str, Path]:
+def list_probabilities(folder: Path | str) -> dict[str, Path]:
     """Return the files of probabilities in a folder by id.
 
     Parameters
     ----------
     folder : str or Path
-        Holds ``{id}.npy``, ``{id}.npz`` or ``{id}.tif``.
+        Holds ``{id}.npy``, ``{id}.npz`` or ``{id}.tif``, or is what nnU-Net writes under ``--save_probabilities``: there the
+        mask ``{id}.tif`` beside ``{id}.npz`` does not count, and ``{id}.pkl`` is never opened.
 
     Returns
     -------
@@ -34,60 +42,143 @@ def list_probabilities(folder) -> dict[str, Path]:
     InputValueError
         No such file in it, or two of one id.
     """
-    folder = check_folder("probabilities", folder)
-    paths = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
-        if path.stem in paths:
-            raise InputValueError(f"probabilities must hold one file for each id, got {paths[path.stem]} and {path}")
-        paths[path.stem] = path
+    paths = list_volumes("probabilities", folder, _PLAIN_ENDINGS)
+    for id_, archive in list_volumes("probabilities", folder, (".npz",)).items():
+        if id_ in paths and not (volume_id(paths[id_].name) and _is_of_nnunet(archive)):
+            raise InputValueError(f"probabilities must hold one file for each id, got {paths[id_]} and {archive}")
+        paths[id_] = archive
     if not paths:
         raise InputValueError(f"probabilities must hold at least one .npy, .npz or .tif, got none in {folder}")
-    return paths
+    return dict(sorted(paths.items()))
 
 
-def load_probability(path) -> np.ndarray:
+def load_probability(path: Path | str) -> np.ndarray:
     """Read one volume of probabilities.
 
     Parameters
     ----------
     path : str or Path
-        ``.npy``; ``.npz`` with one array, or with nnU-Net's ``probabilities`` (classes, Z, Y, X), of which class 1 is the
-        surface; or a TIFF. Integers count from 0 to the largest of their type, as 255 for uint8.
+        ``.npy``; ``.npz`` with one array, or with nnU-Net's ``probabilities`` (classes, Z, Y, X), of which class 1 of two is
+        the surface, and of several the one that ``dataset.json`` beside the file calls so; or a TIFF. Integers count from 0
+        to the largest of their type, as 255 for uint8; floats and bools are probabilities as they are.
 
     Returns
     -------
     numpy.ndarray
-        float32, (Z, Y, X).
+        float32, (Z, Y, X), in [0, 1].
 
     Raises
     ------
-    InputNotFoundError, InputValueError
-        No such file, cut off or corrupt, or not one volume.
+    InputNotFoundError, InputOSError, InputValueError
+        No such file, cut off or corrupt, not one volume, or numbers on another scale: a mask of 0 and 1 or a volume of
+        0 to 255 in a wider type would pass for probabilities near 0.
     """
-    path = Path(path)
-    if path.suffix in (".tif", ".tiff"):
-        probability = read_volume(path)
-    else:
+    path = check_file("probability", path)
+    values = read_volume(path) if volume_id(path.name) else _load_numpy(path)
+    while values.ndim > 3 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 3 or values.size == 0:
+        raise InputValueError(f"{path} must hold one volume (z, y, x) of probabilities, got shape {values.shape}")
+    if values.dtype.kind not in "biuf":
+        raise InputValueError(f"{path} must hold numbers, got {values.dtype}")
+    if values.dtype.kind in "iu":
+        return _scale_integers(values, path)
+    least, greatest = float(values.min()), float(values.max())
+    if not (least >= -_ROUNDING and greatest <= 1.0 + _ROUNDING):
+        raise InputValueError(
+            f"{path} must hold probabilities in [0, 1] without NaN, got {least:g} to {greatest:g}"
+            + (": logits need a sigmoid first" if least < 0.0 else "")
+        )
+    return values.astype(np.float32).clip(0.0, 1.0)
+
+
+def _scale_integers(values, path) -> np.ndarray:
+    least, greatest, certain = int(values.min()), int(values.max()), np.iinfo(values.dtype).max
+    if least < 0:
+        raise InputValueError(f"{path} must hold probabilities from 0 to {certain} ({values.dtype}), got {least}")
+    if 0 < greatest / certain < _FAINT:
+        kind = "as a mask does" if greatest == 1 else "on another scale, it seems"
+        raise InputValueError(
+            f"{path} must hold probabilities from 0 to {certain} ({values.dtype}), got 0 to {greatest} {kind}: give floats "
+            "in [0, 1], which are taken as they are, or whole numbers on the type's scale"
+        )
+    if 0 < greatest / certain < 0.5:
+        logger.warning(
+            "%s: the highest probability is %.2f (%d of %d, the largest %s); percentages would have to be stored as floats",
+            path, greatest / certain, greatest, certain, values.dtype,
+        )  # fmt: skip
+    return values.astype(np.float32) / np.float32(certain)
+
+
+def _load_numpy(path) -> np.ndarray:
+    """Read .npy or .npz; nothing is unpickled."""
+    with name_os_errors(f"read {path}"):
         try:
-            probability = np.load(path, allow_pickle=False)
-            if isinstance(probability, np.lib.npyio.NpzFile):
-                with probability as archive:
-                    probability = _only_volume(archive, path)
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-            if isinstance(error, InputValueError):
-                raise
-            raise InputValueError(f"probability must be a complete {path.suffix} array, got {path}: {error}") from error
-    if probability.dtype.kind in "iu":
-        return probability.astype(np.float32) / np.float32(np.iinfo(probability.dtype).max)
-    return probability.astype(np.float32)
+            # Mapped, so that a length that was damaged is compared with the file's before it is allocated.
+            found = np.load(path, allow_pickle=False, mmap_mode="r")
+            if isinstance(found, np.lib.npyio.NpzFile):
+                with found as archive:
+                    return _only_volume(archive, path)
+            if found.offset + found.nbytes != path.stat().st_size:
+                raise InputValueError(
+                    f"probability must be a complete .npy array, got {path}: more bytes than its shape {found.shape} has"
+                )
+            return np.array(found)
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # of damaged bytes, NumPy and zipfile raise whatever they stumble over
+            raise InputValueError(
+                f"probability must be a complete {path.suffix} array, got {path}: {' '.join(str(error).split())}"
+            ) from error
+
+
+def _is_of_nnunet(path) -> bool:
+    with open_archive("probability", path) as archive:
+        return f"{_NNUNET_KEY}.npy" in archive.namelist()
 
 
 def _only_volume(archive, path):
-    if "probabilities" in archive.files and len(archive["probabilities"].shape) == 4:
-        return archive["probabilities"][1]
-    if len(archive.files) != 1:
-        raise InputValueError(f"probability must be the only array of {path}, got {', '.join(archive.files) or 'none'}")
-    return archive[archive.files[0]]
+    if _NNUNET_KEY not in archive.files:
+        if len(archive.files) != 1:
+            raise InputValueError(
+                f"probability must be the only array of {path}, got {', '.join(archive.files) or 'none'}"
+            )
+        return _read_member(archive, archive.files[0], path)
+    classes = _read_member(archive, _NNUNET_KEY, path)
+    if classes.ndim != 4:
+        raise InputValueError(f"{path} must hold {_NNUNET_KEY} of shape (classes, z, y, x), got {classes.shape}")
+    # One class alone is nnU-Net's training on regions, without a channel for the background.
+    if len(classes) <= 2:
+        return classes[-1]
+    return classes[_find_surface(path.with_name("dataset.json"), len(classes), path)]
+
+
+def _read_member(archive, key, path) -> np.ndarray:
+    """An array of an .npz, read to the last byte of its file, behind which zip keeps the checksum: NumPy stops before."""
+    names = archive.zip.namelist()
+    with archive.zip.open(key if key in names else f"{key}.npy") as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise InputValueError(
+                f"probability must be a complete array, got {path}: more bytes than {array.shape} has"
+            )
+    return array
+
+
+def _find_surface(dataset, n_classes, path) -> int:
+    """Return which of several classes is the surface, from nnU-Net's ``dataset.json``."""
+    advice = f"{dataset} must call one of its labels 'surface', with its number (or keep that channel alone in a .npy)"
+    try:
+        described = json.loads(dataset.read_text(encoding="utf-8")) if dataset.is_file() else {}
+        labels = {str(name).strip().lower(): number for name, number in described["labels"].items()}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise InputValueError(f"{path} holds {n_classes} classes: {advice}") from error
+    number = labels.get("surface")
+    if described.get("regions_class_order") or type(number) is not int or not 0 < number < n_classes:
+        raise InputValueError(
+            f"{path} holds {n_classes} classes: {advice}, got {json.dumps(described['labels'])[:200]}"
+        )
+    return number
 
 
 def note_changes(report, name, changes) -> None:
