@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import yaml
 
@@ -167,3 +168,125 @@ def test_changes_are_listed_by_dotted_key():
     changes = changed_settings(config_to_dict(before), config_to_dict(after))
     assert changes == ["train.learning_rate: 0.001 -> 0.5"]
     assert changed_settings(config_to_dict(before), config_to_dict(before)) == []
+
+
+UNUSED = [
+    # What is set, which setting is named, which makes it useful.
+    ({"loss.focal_gamma": 3}, "loss.focal_gamma", {"loss.focal_weight": 0.1}),
+    ({"loss.focal_alpha": 0.5}, "loss.focal_alpha", {"loss.schedule": {"focal_weight": [[1, 0.5]]}}),
+    ({"loss.class_weights": [0, 0]}, "loss.class_weights", None),
+    ({"loss.class_weights": [0, 0], "loss.focal_weight": 0.5}, "loss.class_weights and loss.focal_alpha", None),
+    ({"loss.class_weights": [0, 1], "loss.focal_alpha": 0, "loss.focal_weight": 1},
+     "loss.class_weights and loss.focal_alpha", None),
+    ({"loss.schedule_kind": "linear"}, "loss.schedule_kind", {"loss.schedule": {"dice_weight": [[0, 0.5], [9, 1]]}}),
+    ({"loss.dice_weight": 0.3, "loss.schedule": {"dice_weight": [[0, 0.8]]}}, "loss.dice_weight", None),
+    ({"loss.schedule": {"dice_weight": [[0, 0.5], [100, 1]]}}, "loss.schedule.dice_weight", {"train.num_epochs": 101}),
+    ({"lr.eta_min": 1e-5}, "lr.eta_min", {"lr.schedule": "cosine"}),
+    ({"lr.t_0": 5}, "lr.t_0", {"lr.schedule": "warm_restarts"}),
+    ({"lr.t_mult": 3}, "lr.t_mult", {"lr.schedule": "warm_restarts"}),
+    ({"lr.power": 2, "lr.schedule": "constant"}, "lr.power", {"lr.schedule": "polynomial"}),
+    ({"lr.plateau_patience": 2}, "lr.plateau_patience", {"lr.schedule": "plateau"}),
+    ({"lr.plateau_factor": 0.3}, "lr.plateau_factor", {"lr.schedule": "plateau"}),
+    ({"lr.plateau_threshold": 0.3}, "lr.plateau_threshold", {"lr.schedule": "plateau"}),
+    ({"lr.raises_on_plateau_schedule": True}, "lr.raises_on_plateau_schedule", {"lr.schedule": "plateau"}),
+    ({"lr.patience": 9, "lr.allow_raise": False}, "lr.patience", {"lr.allow_raise": True}),
+    ({"lr.cooldown": 9, "lr.max_factor": 1}, "lr.cooldown", {"lr.max_factor": 2}),
+    ({"lr.min_delta": 0, "lr.schedule": "plateau"}, "lr.min_delta", {"lr.raises_on_plateau_schedule": True}),
+    ({"lr.raise_start_epoch": 3, "lr.handler": "legacy"}, "lr.raise_start_epoch", {"lr.handler": "bounded"}),
+    ({"lr.max_factor": 3, "lr.handler": "legacy"}, "lr.max_factor", {"lr.handler": "bounded"}),
+    ({"train.swa_start_epoch": 100}, "train.swa_start_epoch", {"train.num_epochs": 101}),
+    ({"train.swa_every_epochs": 2}, "train.swa_every_epochs", {"train.swa_start_epoch": 9}),
+    ({"train.swa_learning_rate": 1e-4}, "train.swa_learning_rate", {"train.swa_start_epoch": 9}),
+    ({"train.max_rollbacks": 9, "train.rollback_tolerance": 0, "train.rollback_rising_epochs": 0},
+     "train.max_rollbacks", {"train.rollback_rising_epochs": 2}),
+    ({"train.max_rollbacks": 0, "train.rollback_tolerance": 0.3}, "train.rollback_tolerance", {"train.max_rollbacks": 1}),
+    ({"train.rollback_tolerance": 0.3, "lr.schedule": "warm_restarts"}, "train.rollback_tolerance", {"lr.schedule": "cosine"}),
+    ({"train.rollback_rising_epochs": 9, "lr.handler": "legacy"}, "train.rollback_rising_epochs", {"lr.handler": "bounded"}),
+    ({"postprocess.t_low": 0.2, "postprocess.pipeline": "raw"}, "postprocess.t_low", {"postprocess.pipeline": "public"}),
+    ({"postprocess.dust_min_size": 5, "postprocess.pipeline": "raw"},
+     "postprocess.dust_min_size", {"postprocess.pipeline": "public"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "named", "remedy"), UNUSED)
+def test_a_setting_without_effect_is_refused(changes, named, remedy):
+    """A21"""
+    with pytest.raises(InputValueError, match=rf"^{named} must ") as caught:
+        load_config(None, changes)
+    assert "\n" not in str(caught.value)
+    if remedy is not None:
+        load_config(None, changes | remedy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"predict.window": [0, 8, 8]}, r"predict\.window must be three edges above 0"),
+        ({"predict.window": [8, 8, 16], "predict.views": "seven"}, r"predict\.window must be square in y and x"),
+        ({"train.num_epochs": 2}, r"lr\.warmup_epochs must be <= 1, got 2"),
+        ({"lr.floor": 1}, r"lr\.floor must be <= 0\.001"),
+        ({"lr.schedule": "cosine", "lr.eta_min": 1}, r"lr\.eta_min must be <= 0\.001"),
+        ({"folds": [0, 0]}, "folds must name at least one fold, each once"),
+        ({"folds": []}, "folds must name at least one fold"),
+        ({"output": ""}, "output must name a folder"),
+        ({"lr.patience": 0}, r"lr\.patience must be >= 1"),
+        ({"lr.plateau_factor": 1, "lr.schedule": "plateau"}, r"lr\.plateau_factor must be"),
+        ({"loss.focal_weight": 1, "loss.focal_gamma": -1}, r"loss\.focal_gamma must be >= 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, message):
+    """A21"""
+    with pytest.raises(InputError, match=message):
+        load_config(None, changes)
+
+
+def test_a_limit_that_a_short_run_never_reaches_is_no_fault():
+    load_config("config_v6_fix_plateau", {"train.num_epochs": 3})
+    changes = {"train.num_epochs": 3, "train.early_stopping_patience": 9, "train.score_every_epochs": 9}
+    load_config(
+        None, changes | {"train.save_every_steps": 900, "train.evidence_every_epochs": 9, "lr.raise_start_epoch": 5}
+    )
+
+
+def test_a_later_source_takes_the_effect_of_an_earlier_setting_away(tmp_path, caplog):
+    """Another pipeline on the command line is no fault of the file, whose thresholds belonged to the one before."""
+    with caplog.at_level("INFO"):
+        config = load_config("cpu_demo", {"postprocess.pipeline": "sheet_repair"})
+    assert config_to_dict(config.postprocess) == config_to_dict(RunConfig().postprocess) | {"pipeline": "sheet_repair"}
+    assert "postprocess.t_low must be left out" in caplog.text
+    assert load_config("config_v5_variance_focused", {"train.num_epochs": 6}).train.swa_start_epoch == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text("loss: {schedule: {dice_weight: [[0, 0.5], [4, 0.7], [9, 0.9]]}}\npostprocess: {t_low: 0.2}\n")
+    assert load_config(path, {"train.num_epochs": 5}).loss.schedule == {"dice_weight": [(0, 0.5), (4, 0.7)]}
+    linear = {"train.num_epochs": 6, "loss.schedule_kind": "linear"}
+    assert load_config(path, linear).loss.weights(5) == load_config(
+        path, {"loss.schedule_kind": "linear"}
+    ).loss.weights(5)
+    path.write_text("postprocess: {pipeline: raw,\n  t_low: 0.2}\n")
+    with pytest.raises(InputValueError, match=r"mine\.yaml, line 2: postprocess\.t_low must be left out"):
+        load_config(path)
+
+
+def test_the_settings_of_a_checkpoint_give_way_to_a_pipeline_on_the_command_line():
+    from vesuvius_kit.config import PostprocessConfig, add_settings, instantiate, make_bare_parser, parse_arguments
+
+    def parse(*words):
+        parser = make_bare_parser()
+        add_settings(parser, PostprocessConfig, "postprocess")
+        parser.stored = {
+            f"postprocess.{key}": value for key, value in vars(PostprocessConfig(t_low=0.1, z_radius=1)).items()
+        }
+        return instantiate(parser, parse_arguments(parser, words)).postprocess
+
+    assert parse() == PostprocessConfig(t_low=0.1, z_radius=1)
+    assert parse("--postprocess.t_high=0.5") == PostprocessConfig(t_low=0.1, t_high=0.5, z_radius=1)
+    assert parse("--postprocess.pipeline", "raw") == PostprocessConfig("raw")
+    with pytest.raises(InputValueError, match=r"^postprocess\.t_low must be left out"):
+        parse("--postprocess.pipeline", "raw", "--postprocess.t_low", "0.2")
+
+
+def test_thresholds_given_to_a_function_beside_another_pipeline_are_refused():
+    from vesuvius_kit.postprocess import make_mask
+
+    with pytest.raises(InputValueError, match=r"must be left out beside pipeline raw, got t_low=0\.1"):
+        make_mask(np.zeros((4, 4, 4), np.float32), "raw", t_low=0.1)

@@ -92,7 +92,7 @@ def test_a_ring_is_reported_as_a_tunnel():
         ("- trace_ridges", "must have a step that makes a mask, got trace_ridges"),
         ("fill_cavities: {}", "must be a list of steps, got dict"),
         ("[]", "must be a list of steps"),
-        ("- [", "must be YAML"),
+        ("- [", "p.yaml, line 1: the text must be YAML"),
         ("- {a: 1, b: 2}", "must be a step's name or a mapping of one name"),
         ("- hysteresis_threshold: {t_low: 0.3, t_high: 0.3, probability: 1}", "got 'probability'"),
     ],

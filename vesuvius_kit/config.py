@@ -7,15 +7,20 @@ two, so that this file loads neither torch nor numba and `--help` stays instant.
 import dataclasses
 import itertools
 import json
+import logging
+import re
+import types
+import typing
 from argparse import ArgumentError
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from vesuvius_kit.checks import (
+    InputError,
     InputNotFoundError,
     InputValueError,
     check_duration,
@@ -24,8 +29,50 @@ from vesuvius_kit.checks import (
     check_size,
 )
 from vesuvius_kit.lr import MAX_FACTOR
+from vesuvius_kit.yaml_file import (
+    YamlDocument,
+    convert_value,
+    flatten,
+    parse_document,
+    read_document,
+    suggest,
+)
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class UnusedSettingError(InputValueError):
+    """A setting that was given and can have no effect beside the others.
+
+    Parameters
+    ----------
+    key : str
+        Its dotted name.
+    because : tuple of str
+        Dotted names of the settings that take its effect away.
+    unused : object
+        The value that says the same and does not pretend to do anything.
+    message : str
+        One line.
+    """
+
+    def __init__(self, key: str, because: tuple[str, ...], unused: Any, message: str):
+        super().__init__(message)
+        self.key, self.because, self.unused = key, because, unused
+
+
+def _refuse_unused(section, settings, names, used_with, because):
+    """Raise if one of the settings ``names`` of a section was given although only ``used_with`` would use it."""
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(settings)}
+    for name in names:
+        value = getattr(settings, name)
+        if value != defaults[name]:
+            key = f"{section}.{name}"
+            raise UnusedSettingError(
+                key, because, defaults[name], f"{key} must be left out, since only {used_with} uses it, got {value!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,6 +155,34 @@ class LossConfig:
         for epoch in sorted({0, *(epoch for points in self.schedule.values() for epoch, _ in points)}):
             if not any(self.weights(epoch).values()):
                 raise InputValueError(f"loss must have at least one weight > 0, got all 0 in epoch {epoch}")
+        check_real("loss.focal_gamma", self.focal_gamma, minimum=0)
+        check_real("loss.focal_alpha", self.focal_alpha, minimum=0, maximum=1)
+        for index, weight in enumerate(self.class_weights):
+            check_real(f"loss.class_weights[{index}]", weight, minimum=0)
+        self._check_use()
+
+    def _check_use(self):
+        defaults = type(self).__dataclass_fields__
+        for name, points in self.schedule.items():
+            plain = getattr(self, name)
+            if points[0][0] == 0 and plain not in (points[0][1], defaults[name].default):
+                key = f"loss.{name}"
+                raise UnusedSettingError(
+                    key, ("loss.schedule",), defaults[name].default,
+                    f"{key} must be left out, since loss.schedule.{name} begins with epoch 0, got {plain!r}",
+                )  # fmt: skip
+        if not self.schedule:
+            _refuse_unused("loss", self, ["schedule_kind"], "loss.schedule", ("loss.schedule",))
+        points = self.schedule.get("focal_weight", ())
+        if not self.focal_weight and not any(weight for _, weight in points):
+            names = ("focal_gamma", "focal_alpha", "class_weights")
+            because = ("loss.focal_weight", "loss.schedule")
+            _refuse_unused("loss", self, names, "a loss.focal_weight above 0", because)
+        elif not any((self.class_weights[0] * (1 - self.focal_alpha), self.class_weights[1] * self.focal_alpha)):
+            raise InputValueError(
+                f"loss.class_weights and loss.focal_alpha must leave one class a weight above 0, got "
+                f"{list(self.class_weights)} and {self.focal_alpha}"
+            )
 
     def weights(self, epoch: int | None = None) -> dict[str, float]:
         """Return the weight of each component by its name.
@@ -220,8 +295,40 @@ class ScheduleConfig:
     floor: float = 1e-7
 
     def __post_init__(self):
-        check_integer("lr.warmup_epochs", self.warmup_epochs, minimum=0)
+        for name in ("warmup_epochs", "plateau_patience", "raise_start_epoch"):
+            check_integer(f"lr.{name}", getattr(self, name), minimum=0)
+        for name in ("t_0", "t_mult", "patience", "cooldown"):
+            check_integer(f"lr.{name}", getattr(self, name), minimum=1)
+        for name in ("eta_min", "plateau_threshold", "min_delta", "floor"):
+            check_real(f"lr.{name}", getattr(self, name), minimum=0)
+        check_real("lr.power", self.power, above=0)
+        check_real("lr.plateau_factor", self.plateau_factor, above=0, below=1)
         check_real("lr.max_factor", self.max_factor, minimum=1, maximum=MAX_FACTOR)
+        self._check_use()
+
+    def _check_use(self):
+        for names, schedules in (
+            (("eta_min",), ("cosine", "warm_restarts")),
+            (("t_0", "t_mult"), ("warm_restarts",)),
+            (("power",), ("polynomial",)),
+            (("plateau_patience", "plateau_factor", "plateau_threshold"), ("plateau",)),
+            (("raises_on_plateau_schedule",), ("plateau",)),
+        ):
+            if self.schedule not in schedules:
+                _refuse_unused("lr", self, names, f"lr.schedule {' or '.join(schedules)}", ("lr.schedule",))
+        of_raises = ("patience", "min_delta", "cooldown", "raise_start_epoch")
+        if self.handler != "bounded":
+            names = ("allow_raise", "raises_on_plateau_schedule", "max_factor", *of_raises)
+            _refuse_unused("lr", self, names, "lr.handler bounded", ("lr.handler",))
+        if not self.allow_raise:
+            names = ("raises_on_plateau_schedule", *of_raises)
+            _refuse_unused("lr", self, names, "lr.allow_raise true", ("lr.allow_raise",))
+        if self.schedule == "plateau" and not self.raises_on_plateau_schedule:
+            because = ("lr.schedule", "lr.raises_on_plateau_schedule")
+            _refuse_unused("lr", self, of_raises, "lr.raises_on_plateau_schedule true", because)
+        if self.max_factor == 1:
+            names = ("raises_on_plateau_schedule", *of_raises)
+            _refuse_unused("lr", self, names, "an lr.max_factor above 1", ("lr.max_factor",))
 
 
 @dataclass(frozen=True)
@@ -287,7 +394,7 @@ class TrainConfig:
     validation_volumes : int
         How many of them, spread evenly over the fold; 0 means all.
     precision : str
-        ``auto``: bf16 where the processor or GPU has it, else fp16 on a GPU and fp32 on a processor.
+        ``auto`` times one small step in each type once a run and takes the fastest; a run that goes on keeps its own.
     num_workers : int
         Loader processes.
     seed : int
@@ -355,6 +462,16 @@ class TrainConfig:
         check_real("train.swa_learning_rate", self.swa_learning_rate, above=0)
         if self.budget is not None:
             check_duration("train.budget", self.budget)
+        if not self.swa_start_epoch:
+            names = ("swa_every_epochs", "swa_learning_rate")
+            _refuse_unused("train", self, names, "a train.swa_start_epoch above 0", ("train.swa_start_epoch",))
+        ways_back = ("rollback_tolerance", "rollback_rising_epochs")
+        if not any(getattr(self, name) for name in ways_back):
+            because = tuple(f"train.{name}" for name in ways_back)
+            _refuse_unused("train", self, ["max_rollbacks"], f"one of {' and '.join(because)} above 0", because)
+        if not self.max_rollbacks:
+            names = [name for name in ways_back if getattr(self, name)]
+            _refuse_unused("train", self, names, "a train.max_rollbacks above 0", ("train.max_rollbacks",))
 
 
 @dataclass(frozen=True)
@@ -386,8 +503,17 @@ class PredictConfig:
 
     def __post_init__(self):
         check_size("predict.window", self.window, minimum=0)
+        if any(self.window) and not all(self.window):
+            raise InputValueError(
+                "predict.window must be three edges above 0, or [0, 0, 0] for the patch size of the training, "
+                f"got {list(self.window)}"
+            )
         check_real("predict.overlap", self.overlap, minimum=0, below=1)
         check_integer("predict.batch_size", self.batch_size, minimum=1)
+        if self.views == "seven" and self.window[1] != self.window[2]:
+            raise InputValueError(
+                f"predict.window must be square in y and x for predict.views seven, got {list(self.window)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -397,7 +523,8 @@ class PostprocessConfig:
     Parameters
     ----------
     pipeline : str
-        A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps. The other settings are those of ``public``.
+        A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps. The other settings are those of ``public``
+        and are refused beside any other pipeline.
     t_low : float
         Voxels of at least this probability are kept if they connect to a strong one.
     t_high : float
@@ -422,6 +549,9 @@ class PostprocessConfig:
         check_real("postprocess.t_high", self.t_high, minimum=self.t_low, maximum=1)
         for name in ("z_radius", "xy_radius", "dust_min_size"):
             check_integer(f"postprocess.{name}", getattr(self, name), minimum=0)
+        if self.pipeline != "public":
+            names = ("t_low", "t_high", "z_radius", "xy_radius", "dust_min_size")
+            _refuse_unused("postprocess", self, names, "the pipeline public", ("postprocess.pipeline",))
 
 
 @dataclass(frozen=True)
@@ -471,10 +601,58 @@ class RunConfig:
         folds = [self.folds] if isinstance(self.folds, int) else list(self.folds)
         for fold in folds:
             check_integer("folds", fold, minimum=0, maximum=self.n_folds - 1)
+        if not folds or len(set(folds)) < len(folds):
+            raise InputValueError(f"folds must name at least one fold, each once, got {folds}")
         object.__setattr__(self, "folds", folds)
-        if self.train.swa_start_epoch:
-            cap = self.lr.max_factor * self.train.learning_rate
-            check_real("train.swa_learning_rate", self.train.swa_learning_rate, maximum=cap)
+        if not self.output:
+            raise InputValueError("output must name a folder, got nothing")
+        self._check_rates()
+        self._check_length()
+        self._check_ways_back()
+
+    def _check_rates(self):
+        train, lr = self.train, self.lr
+        check_real("lr.floor", lr.floor, maximum=train.learning_rate)
+        if lr.schedule in ("cosine", "warm_restarts"):
+            check_real("lr.eta_min", lr.eta_min, maximum=train.learning_rate)
+        if train.swa_start_epoch:
+            if lr.handler != "bounded":
+                because = ("lr.handler",)
+                _refuse_unused("train", train, ["swa_learning_rate"], "lr.handler bounded", because)
+            check_real("train.swa_learning_rate", train.swa_learning_rate, maximum=lr.max_factor * train.learning_rate)
+
+    def _check_length(self):
+        """What is to happen in an epoch that the run does not have."""
+        epochs, because = self.train.num_epochs, ("train.num_epochs",)
+        check_integer("lr.warmup_epochs", self.lr.warmup_epochs, maximum=epochs - 1)
+        if self.train.swa_start_epoch >= epochs:
+            raise UnusedSettingError(
+                "train.swa_start_epoch", because, 0,
+                f"train.swa_start_epoch must be below train.num_epochs, {epochs}, or 0 for no averaging, "
+                f"got {self.train.swa_start_epoch}",
+            )  # fmt: skip
+        reached = {name: self._reached(points) for name, points in self.loss.schedule.items()}
+        for name, points in self.loss.schedule.items():
+            if len(reached[name]) < len(points):
+                epoch, weight = points[len(reached[name])]
+                raise UnusedSettingError(
+                    "loss.schedule", because, {name: points for name, points in reached.items() if points},
+                    f"loss.schedule.{name} must end with the {epochs} epochs of the run, got [{epoch}, {weight}]",
+                )  # fmt: skip
+
+    def _reached(self, points):
+        """The points that have an effect: a straight line to a later epoch begins within the run."""
+        inside = [point for point in points if point[0] < self.train.num_epochs]
+        line = self.loss.schedule_kind == "linear" and inside and inside[-1][0] < self.train.num_epochs - 1
+        return points[: len(inside) + bool(line)]
+
+    def _check_ways_back(self):
+        because = ("lr.schedule", "lr.handler")
+        if self.lr.schedule == "warm_restarts" or self.lr.handler != "bounded":
+            names = ("rollback_tolerance", "rollback_rising_epochs", "max_rollbacks")
+            names = [name for name in names if getattr(self.train, name)]
+            with_them = "a schedule without warm restarts under lr.handler bounded"
+            _refuse_unused("train", self.train, names, with_them, because)
 
 
 def list_configs() -> list[str]:
@@ -538,7 +716,7 @@ def load_config(name_or_path=None, overrides: dict | None = None) -> RunConfig:
     parser = make_parser()
     arguments = [] if name_or_path is None else [f"--config={name_or_path}"]
     for key, value in (overrides or {}).items():
-        arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+        arguments.append(f"--{key}={value if isinstance(value, (str, Path)) else json.dumps(value)}")
     return run_config_of(parser, parse_arguments(parser, arguments))
 
 
@@ -597,6 +775,24 @@ def changed_settings(before: dict, after: dict, prefix: str = "") -> list[str]:
     return changes
 
 
+class Source(NamedTuple):
+    """Where a setting was given.
+
+    Attributes
+    ----------
+    place : str
+        As a message begins: ``mine.yaml, line 3: ``; nothing for the command line.
+    rank : int
+        A later source has a higher rank and wins; the command line comes last.
+    """
+
+    place: str
+    rank: int
+
+
+_COMMAND_LINE = Source("", 1_000_000)
+
+
 def make_parser(**kwargs):
     """Return a parser of ``--config NAME`` and one option for every setting of `RunConfig`.
 
@@ -610,17 +806,13 @@ def make_parser(**kwargs):
     jsonargparse.ArgumentParser
         It raises ArgumentError instead of leaving the process, and accepts no abbreviated option.
     """
-    from jsonargparse import ActionConfigFile
-
-    class NamedConfig(ActionConfigFile):
-        """A configuration file given by path or by the name of one that ships with the kit."""
-
-        def __call__(self, parser, namespace, value, option_string=None):
-            super().__call__(parser, namespace, str(find_config(value)), option_string)
-
     parser = make_bare_parser(**kwargs)
-    parser.add_argument("--config", action=NamedConfig, help=f"YAML file, or one of: {', '.join(list_configs())}")
-    parser.add_class_arguments(RunConfig)
+    shipped = ", ".join(list_configs())
+    parser.add_argument(
+        "--config", type=str, help=f"YAML file, or one of: {shipped}; may be given again, the later wins"
+    )
+    parser.reads_configurations = True
+    add_settings(parser, RunConfig)
     return parser
 
 
@@ -635,14 +827,143 @@ def make_bare_parser(**kwargs):
     Returns
     -------
     jsonargparse.ArgumentParser
+        For `add_settings` and `parse_arguments`.
     """
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(allow_abbrev=False, exit_on_error=False, **kwargs)
+    parser = ArgumentParser(allow_abbrev=False, exit_on_error=False, **kwargs)
+    parser.reads_configurations = False
+    parser.setting_types, parser.stored, parser.sources = {}, {}, {}
+    return parser
+
+
+def add_settings(parser, settings: type, section: str | None = None) -> None:
+    """Give a parser one option for every setting of a dataclass.
+
+    Parameters
+    ----------
+    parser : jsonargparse.ArgumentParser
+        See `make_bare_parser`.
+    settings : type
+        `RunConfig` or one of its sections.
+    section : str, optional
+        The section's name, which stands before the settings' with a dot.
+    """
+    parser.add_class_arguments(settings, section)
+    parser.setting_types |= _list_settings(settings, f"{section}." if section else "")
+
+
+def _list_settings(settings, prefix):
+    """Type of every single setting by its dotted name."""
+    found = {}
+    for name, kind in typing.get_type_hints(settings).items():
+        found |= _list_settings(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
+    return found
+
+
+def parse_arguments(parser, arguments):
+    """Parse a command line; settings and configuration files are read here, every other option by the parser.
+
+    Parameters
+    ----------
+    parser : jsonargparse.ArgumentParser
+        What parses, see `make_bare_parser`. Its ``sources`` say afterwards where each setting was given.
+    arguments : sequence of str
+        The words of the command line.
+
+    Returns
+    -------
+    jsonargparse.Namespace
+
+    Raises
+    ------
+    InputError
+        An unknown or abbreviated option, a value of the wrong kind, an unreadable YAML file.
+    """
+    # What JSON or YAML kept of them, lists for tuples among it.
+    stored = {key: _read_stored(parser.setting_types, key, value) for key, value in parser.stored.items()}
+    words, values, others = list(map(str, arguments)), {}, []
+    parser.sources = {key: Source("", 0) for key in parser.stored}
+    while words:
+        word = words.pop(0)
+        key, has_value, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not _is_setting(parser, key):
+            others.append(word)
+            continue
+        if not has_value and (not words or words[0].startswith("--")):
+            raise InputValueError(f"--{key} must be followed by its value, got nothing")
+        text = text if has_value else words.pop(0)
+        rank = 1 + max((source.rank for source in parser.sources.values() if source != _COMMAND_LINE), default=0)
+        for name, (value, place) in _read_option(parser, key, text, values).items():
+            # A later word wins; the last one counts as the source.
+            values[name] = value
+            parser.sources[name] = Source(place, rank) if place else _COMMAND_LINE
+    try:
+        namespace = parser.parse_args(others)
+    except ArgumentError as error:
+        raise InputValueError(" ".join(str(error).split())) from error
+    for name, value in {**stored, **values}.items():
+        namespace[name] = value
+    return namespace
+
+
+def _read_stored(known, key, value):
+    if key not in known:
+        raise InputValueError(f"stored settings must be known here{suggest(key, known)}")
+    return convert_value(known[key], YamlDocument("", list(value) if isinstance(value, tuple) else value), (), key)
+
+
+def _is_setting(parser, key):
+    """Whether an option is read here: a setting, a section, an entry of a mapping, a configuration file."""
+    if key == "config":
+        return parser.reads_configurations
+    sections = {name.split(".")[0] for name in parser.setting_types if "." in name}
+    return key in parser.setting_types or key.split(".")[0] in sections
+
+
+def _read_option(parser, key, text, earlier):
+    """The settings that one option gives, each with its place in a file."""
+    known = parser.setting_types
+    if key == "config":
+        return _read_settings(read_document(find_config(text), "configuration"), known)
+    if key in known:
+        return {key: (_read_word(known[key], text, key), "")}
+    if "." not in key:
+        section = {name.removeprefix(f"{key}."): kind for name, kind in known.items() if name.startswith(f"{key}.")}
+        document = read_document(text, key) if Path(text).is_file() else parse_document(text, f"--{key}")
+        return {f"{key}.{name}": entry for name, entry in _read_settings(document, section).items()}
+    mapping, _, entry = key.rpartition(".")
+    if typing.get_origin(known.get(mapping)) is not dict:
+        raise InputValueError(
+            f"option must be the name of a setting{suggest(f'--{key}', [f'--{name}' for name in known])}"
+        )
+    document = parse_document(json.dumps(earlier.get(mapping, {})), "")
+    document.value[entry] = _read_word(Any, text, key)
+    return {mapping: (convert_value(known[mapping], document, (), mapping), "")}
+
+
+def _read_settings(document: YamlDocument, known):
+    return {
+        name: (convert_value(known[name], document, path, name), document.place(path))
+        for name, path in flatten(document, known).items()
+    }
+
+
+def _read_word(kind, text, name):
+    """The value of a setting on the command line, where a text needs no quotes."""
+    parts, origin = typing.get_args(kind), typing.get_origin(kind)
+    if kind is str or origin is Literal or (origin in (typing.Union, types.UnionType) and str in parts):
+        document = YamlDocument("", None if type(None) in parts and text in ("null", "~") else text)
+    else:
+        document = dataclasses.replace(parse_document(text, f"--{name}"), name="")
+    return convert_value(kind, document, (), name)
 
 
 def instantiate(parser, namespace):
     """Return a parsed namespace with its sections as dataclasses, every range checked.
+
+    A setting that has no effect beside the others is refused, unless a later source took its effect away: another pipeline
+    on the command line takes the thresholds of a configuration file with it.
 
     Parameters
     ----------
@@ -658,36 +979,30 @@ def instantiate(parser, namespace):
     Raises
     ------
     InputValueError
-        A value out of range.
+        A value out of range, or without effect.
     """
     # instantiate_classes is its name up to jsonargparse 4.48.
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    return build(namespace)
+    return _build(parser, namespace, getattr(parser, "instantiate", None) or parser.instantiate_classes)
 
 
-def parse_arguments(parser, arguments):
-    """Parse a command line and turn a multi-line complaint of the parser into one line.
-
-    Parameters
-    ----------
-    parser : jsonargparse.ArgumentParser
-        What parses.
-    arguments : sequence of str
-        The words of the command line.
-
-    Returns
-    -------
-    jsonargparse.Namespace
-
-    Raises
-    ------
-    InputValueError
-        An unknown or abbreviated option, a value of the wrong kind, an unreadable YAML file.
-    """
-    try:
-        return parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise InputValueError(" ".join(str(error).split())) from error
+def _build(parser, namespace, build):
+    while True:
+        try:
+            return build(namespace)
+        except UnusedSettingError as error:
+            last = max((parser.sources[key].rank for key in error.because if key in parser.sources), default=-1)
+            source = parser.sources.get(error.key, _COMMAND_LINE)
+            if source.rank >= last:
+                raise InputValueError(f"{source.place}{error}") from error
+            logger.info("not used, because of %s: %s%s", ", ".join(error.because), source.place, error)
+            namespace[error.key] = error.unused
+            parser.sources[error.key] = source._replace(rank=last)
+        except InputError as error:
+            named = re.match(r"[a-z_0-9]+(\.[a-z_0-9]+)*", str(error))
+            source = parser.sources.get(named.group() if named else None)
+            if source is None or not source.place:
+                raise
+            raise type(error)(f"{source.place}{error}") from error
 
 
 def run_config_of(parser, namespace) -> RunConfig:
@@ -707,7 +1022,11 @@ def run_config_of(parser, namespace) -> RunConfig:
     Raises
     ------
     InputValueError
-        A value out of range.
+        A value out of range, or without effect.
     """
-    built = instantiate(parser, namespace)
-    return RunConfig(**{entry.name: built[entry.name] for entry in dataclasses.fields(RunConfig)})
+
+    def build(namespace):
+        built = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(namespace)
+        return RunConfig(**{entry.name: built[entry.name] for entry in dataclasses.fields(RunConfig)})
+
+    return _build(parser, namespace, build)

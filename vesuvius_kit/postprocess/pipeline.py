@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputTypeError, InputValueError, check_array
 from vesuvius_kit.postprocess import bridges, heights, pinholes, ridges, separation, sheets, slits, steps, wraps
@@ -24,6 +23,7 @@ from vesuvius_kit.voxel import holes
 from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.components import find_runs
 from vesuvius_kit.voxel.cubical import count_cavities, euler_characteristic
+from vesuvius_kit.yaml_file import load_yaml
 
 _CARRIED = ("probability", "mask")
 _MAKE_PROBABILITIES = ("trace_ridges", "smooth_octants")
@@ -124,11 +124,7 @@ def load_pipeline(name_or_path) -> list[Step]:
             raise InputNotFoundError(
                 f"pipeline must be a YAML file or one of {', '.join(list_presets())}, got {name_or_path}"
             )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputValueError(f"pipeline {name_or_path} must be YAML, got: {' '.join(str(error).split())}") from error
-    return make_pipeline(content, name_or_path)
+    return make_pipeline(load_yaml(str(path), "pipeline"), name_or_path)
 
 
 def make_pipeline(content, name="pipeline") -> list[Step]:
@@ -218,6 +214,24 @@ def run_pipeline(probability, pipeline, *, report=False):
     return (carried["mask"], changes) if report else carried["mask"]
 
 
+def try_pipeline(pipeline) -> None:
+    """Run a pipeline over a sheet in a small volume, so that a parameter that a step refuses is found before hours of work.
+
+    Parameters
+    ----------
+    pipeline : list of Step
+        What `load_pipeline` gave.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        What the steps raise, with the number and name of the step.
+    """
+    probability = np.zeros((24, 24, 24), np.float32)
+    probability[:, 10:13] = 1.0
+    run_pipeline(probability, pipeline)
+
+
 def choose_pipeline(
     pipeline="public", t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100
 ) -> list[Step]:
@@ -228,7 +242,8 @@ def choose_pipeline(
     pipeline : str or Path
         See `load_pipeline`.
     t_low, t_high : float
-        Of the pipeline ``public`` alone, see `topo_postprocess`; any other pipeline holds its own parameters.
+        Of the pipeline ``public`` alone, see `topo_postprocess`; any other pipeline holds its own parameters, and these must
+        be left out.
     z_radius, xy_radius, dust_min_size : int
         Likewise.
 
@@ -239,9 +254,17 @@ def choose_pipeline(
     Raises
     ------
     InputError
-        An unknown pipeline.
+        An unknown pipeline, or a setting of ``public`` beside another one.
     """
     if str(pipeline) != "public":
+        given = {"t_low": t_low, "t_high": t_high, "z_radius": z_radius, "xy_radius": xy_radius}
+        given["dust_min_size"] = dust_min_size
+        defaults = inspect.signature(choose_pipeline).parameters
+        unused = [f"{name}={value}" for name, value in given.items() if value != defaults[name].default]
+        if unused:
+            raise InputValueError(
+                f"settings of the pipeline public must be left out beside pipeline {pipeline}, got {', '.join(unused)}"
+            )
         return load_pipeline(pipeline)
     return [
         Step("hysteresis_threshold", {"t_low": t_low, "t_high": t_high}),

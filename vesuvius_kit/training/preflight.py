@@ -1,0 +1,168 @@
+"""Everything a run will need, looked at before its first step and before anything is written or moved aside.
+
+What a run meets in its fifth epoch for the first time (the window of the inference, the pipeline of the repair) costs these
+epochs otherwise, and the same command would run into it again and again.
+"""
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vesuvius_kit.checks import InputError, InputOSError, InputTypeError, InputValueError, name_os_errors
+from vesuvius_kit.config import RunConfig, config_to_dict
+from vesuvius_kit.folder_lock import lock_folder
+from vesuvius_kit.inference import choose_device
+from vesuvius_kit.models import check_takes, create_model
+from vesuvius_kit.postprocess.pipeline import choose_pipeline, try_pipeline
+from vesuvius_kit.training.choices import (
+    choose_scored,
+    inference_window,
+    make_controller,
+    make_loss,
+    make_validation_patches,
+    read_labels,
+)
+from vesuvius_kit.volume import UNLABELLED, read_volume
+
+logger = logging.getLogger(__name__)
+
+
+def check_run(config: RunConfig, splits: list) -> None:
+    """Raise if a run could not come to its end: what it needs is missing, unreadable or does not fit.
+
+    Parameters
+    ----------
+    config : RunConfig
+        All settings.
+    splits : list of (list of Chunk, list of Chunk)
+        Training and validation chunks of every fold, from pairs that have been audited.
+
+    Raises
+    ------
+    InputError
+        One line that names the setting, the fold or the file.
+    """
+    with _naming("predict.device"):
+        choose_device(config.predict.device)
+    make_controller(config)
+    for epoch in {0, config.train.num_epochs - 1}:
+        make_loss(config, epoch)
+    # Kernels may reset torch's number of threads, and with it the order of every sum.
+    threads = torch.get_num_threads()
+    with _naming("postprocess.pipeline"):
+        try_pipeline(choose_pipeline(**config_to_dict(config.postprocess)))
+    torch.set_num_threads(threads)
+    model = _try_model(config)
+    for fold in config.folds:
+        _check_fold(config, fold, *splits[fold], model.record.normalisation)
+    # Only one process writes.
+    if _is_main_process():
+        _check_output(config, model)
+
+
+@contextmanager
+def lock_folds(config: RunConfig) -> Iterator[None]:
+    """Hold the folders of a run's folds within the ``with`` statement; of several processes, the main one does.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its ``output`` and ``folds`` are read.
+
+    Raises
+    ------
+    InputError
+        Another command trains one of them; the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        for fold in config.folds if _is_main_process() else ():
+            # Beside the fold's folder, which is renamed when it moves aside.
+            stack.enter_context(lock_folder(config.output, f".fold_{fold}.lock"))
+        yield
+
+
+def _is_main_process():
+    # Every launcher sets it, and no accelerator has been started yet.
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _naming(setting):
+    """Let an error name the setting it comes from."""
+    try:
+        yield
+    except InputError as error:
+        kind = InputTypeError if isinstance(error, TypeError) else InputValueError
+        raise kind(f"{setting}: {error}") from error
+
+
+def _try_model(config):
+    """The network, built and asked for the shapes of training and inference; mostly nothing is computed."""
+    with _naming("model"), torch.random.fork_rng(devices=[]):
+        model = create_model(config.model.name, normalisation=config.model.normalisation, **config.model.options)
+    window, divisor = inference_window(config), model.size_divisor
+    for setting, edges in (("patches.size", config.patches.size), ("predict.window", window)):
+        if any(edge % divisor for edge in edges):
+            raise InputValueError(
+                f"{setting} must be multiples of {divisor} for model {config.model.name}, got {list(edges)}"
+            )
+    # One patch or several is all that batch normalisation asks, which sees those of all processes.
+    check_takes(model, min(config.train.batch_size, 2), config.patches.size, training=True, name="patches.size")
+    check_takes(model, 1, window, training=False, name="predict.window")
+    return model
+
+
+def _check_fold(config, fold, train_chunks, validation_chunks, normalisation):
+    labelled = _require_labelled(train_chunks, f"training chunks of fold {fold}")
+    _require_labelled(choose_scored(config, validation_chunks), f"scored validation chunks of fold {fold}")
+    patches = make_validation_patches(config, validation_chunks, normalisation)
+    labels = (read_labels(config, patches[index]["label"]) for index in range(len(patches)))
+    if not any(bool((label != UNLABELLED).any()) for label in labels):
+        raise InputValueError(
+            f"train.validation_patches must reach a labelled voxel of fold {fold}, got {len(patches)} patches of label 2"
+        )
+    if any(edge > length for edge, length in zip(config.patches.size, labelled.shape)):
+        logger.warning(
+            "patches.size %s is larger than chunks of %s: what is missing is black and unlabelled",
+            list(config.patches.size),
+            list(labelled.shape),
+        )
+
+
+def _require_labelled(chunks, what):
+    """The first label among the chunks that holds a voxel of 0 or 1; mostly the first is read and no other."""
+    for chunk in chunks:
+        label = read_volume(chunk.label_path)
+        if np.any(label != UNLABELLED):
+            return label
+    names = ", ".join(chunk.id for chunk in chunks[:5]) + (" ..." if len(chunks) > 5 else "")
+    raise InputValueError(f"{what} must hold a labelled voxel, got label 2 alone in {names}")
+
+
+def _check_output(config, model):
+    """Whether the run's folder can be written and has room for a checkpoint."""
+    tensors = model.state_dict().values()
+    # Weights, two moments of the optimiser, and the mean of the weights.
+    copies = 4 if config.train.swa_start_epoch else 3
+    needed = copies * sum(math.prod(tensor.shape) * tensor.element_size() for tensor in tensors)
+    for fold in config.folds:
+        folder = Path(config.output, f"fold_{fold}")
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise InputOSError(f"output must be a folder, got the file {folder}")
+        with name_os_errors(f"write into {folder}, for output {config.output}"):
+            tempfile.TemporaryFile(dir=folder).close()
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise InputOSError(
+                f"output must have room for a checkpoint of {needed / 1e6:.0f} MB, got {free / 1e6:.0f} MB in {folder}"
+            )
