@@ -8,6 +8,9 @@ from vesuvius_kit.checkpoint import (
     link_checkpoint,
     load_checkpoint,
     load_model,
+    read_checkpoint_header,
+    read_digest,
+    read_weights_digest,
     restore_optimizer,
     save_checkpoint,
 )
@@ -108,3 +111,50 @@ def test_a_linked_checkpoint_is_the_same_and_outlives_the_other(tmp_path, monkey
     assert all(torch.equal(tensor, average[name]) for name, tensor in checkpoint.average.items())
     assert (tmp_path / "last" / "config.yaml").read_text() == "n_folds: 3\n"
     assert sorted(path.name for path in (tmp_path / "last").iterdir()) == [FILE_NAME, "config.yaml"]
+
+
+@pytest.mark.parametrize("name", ["fold_0_backup", "fold_0.old", "fold_00", "fold_1 (copy)", "old_fold_0", "fold_"])
+def test_only_exact_names_are_folds(tmp_path, name):
+    """A5: a backup beside a fold was averaged with it."""
+    for place in ("fold_0", "fold_1", name):
+        save_checkpoint(tmp_path / place / "best", small_model(), {})
+    (tmp_path / "fold_7").write_text("a file\n")
+    assert [path.parents[1].name for path in find_checkpoints([tmp_path])] == ["fold_0", "fold_1"]
+    assert find_checkpoints([tmp_path / name]) == [tmp_path / name / "best" / FILE_NAME]
+
+
+def test_the_header_is_read_without_the_tensors(tmp_path):
+    """A18: a checkpoint was read whole four times before a prediction."""
+    model = small_model()
+    path = save_checkpoint(tmp_path, model, {"epoch": 4})
+    assert read_checkpoint_header(tmp_path) == (model.record, {"epoch": 4})
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.write_bytes(path.read_bytes().replace(b'"record"', b'"rekord"'))
+    with pytest.raises(InputValueError, match=r"written by this kit, got .*foreign"):
+        read_checkpoint_header(foreign)
+
+
+def test_a_digest_is_of_the_file_and_another_of_the_weights(tmp_path):
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    train_a_step(model, optimizer)
+    best = save_checkpoint(tmp_path / "best", model, {"epoch": 1})
+    last = save_checkpoint(tmp_path / "last", model, {"epoch": 1}, optimizer)
+    other = save_checkpoint(tmp_path / "other", small_model(), {"epoch": 1})
+    assert len({read_digest(path) for path in (best, last, other)}) == 3
+    assert read_weights_digest(best) == read_weights_digest(last) != read_weights_digest(other)
+
+
+def test_weights_that_were_replaced_or_do_not_fit_are_named(tmp_path):
+    """A18: the bytes that predict are those of the digest."""
+    path = save_checkpoint(tmp_path / "a", small_model(), {})
+    digest = read_digest(path)
+    load_model(path, digest)
+    save_checkpoint(tmp_path / "a", small_model(), {})
+    with pytest.raises(InputValueError, match=rf"must not be replaced while it is in use, got .*a/{FILE_NAME}"):
+        load_model(path, digest)
+    model = small_model()
+    model.record = create_model("unet3d", initial_filters=8, depth=2).record
+    save_checkpoint(tmp_path / "b", model, {})
+    with pytest.raises(InputValueError, match=rf"weights of its unet3d, got .*b/{FILE_NAME}: .*size mismatch"):
+        load_model(tmp_path / "b")

@@ -1,3 +1,6 @@
+from fractions import Fraction
+from math import floor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +18,23 @@ def test_windows_cover_the_axis_and_overlap_enough(window, more, overlap):
     assert starts[-1] == length - window
     steps = np.diff(starts)
     assert (steps >= 1).all()
-    assert (steps <= max(1, np.floor(window * (1 - overlap)))).all()
+    # A share that is not a whole number of voxels by less than a millionth of one counts as whole.
+    assert (steps <= max(1, np.floor(window * (1 - overlap) + 1e-6))).all()
+
+
+@given(st.integers(1, 400), st.integers(1, 1000).flatmap(lambda q: st.tuples(st.integers(0, q - 1), st.just(q))))
+def test_the_step_is_that_of_the_exact_fraction(window, share):
+    """D7: 80 * (1 - .8) is 16, whatever binary fractions make of it."""
+    step = max(1, floor(window * (1 - Fraction(*share))))
+    starts = window_starts(window + 5 * step, window, share[0] / share[1])
+    assert starts == [index * step for index in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("window", "overlap", "step"), [(80, 0.8, 16), (80, 0.9, 8), (160, 0.9, 16), (10, 0.1 + 0.2, 7)]
+)
+def test_steps_of_usual_overlaps(window, overlap, step):
+    assert window_starts(window + step, window, overlap) == [0, step]
 
 
 @given(st.integers(1, 60), st.integers(0, 200), st.floats(0, 0.9))

@@ -8,9 +8,8 @@ from torch import nn
 from vesuvius_kit.checks import InputError
 from vesuvius_kit.inference import (
     VIEWS,
+    NotFiniteError,
     OutOfTimeError,
-    choose_device,
-    choose_dtype,
     predict_ensemble,
     predict_volume,
 )
@@ -152,14 +151,6 @@ def test_bad_input_is_named(volume, settings, message):
         predict_volume(Pointwise(), volume, **{"window": 32, **settings})
 
 
-def test_precision_by_name():
-    cpu = choose_device("cpu")
-    assert choose_dtype("auto", cpu) == torch.bfloat16
-    assert choose_dtype("fp32", cpu) == torch.float32
-    with pytest.raises(InputError, match="precision must be one of"):
-        choose_dtype("fp64", cpu)
-
-
 @pytest.mark.gpu
 def test_a_gpu_gives_what_the_processor_gives():
     model = create_model("unet3d", initial_filters=8, depth=2)
@@ -167,3 +158,180 @@ def test_a_gpu_gives_what_the_processor_gives():
     on_cpu = predict_volume(model, volume, window=64, **CPU)
     on_gpu = predict_volume(model, volume, window=64, device="cuda", dtype=torch.float32)
     np.testing.assert_allclose(on_gpu, on_cpu, atol=2e-3)
+
+
+def test_half_precision_volumes_are_predicted_as_others_are():
+    """D3: "volume_std must be >= 0.0, got inf"."""
+    volume = volume_of((24, 24, 24)).astype(np.float16)
+    model = Pointwise()
+    model.record = ModelRecord("pointwise", {}, Normalisation("volume"))
+    expected = predict_volume(model, volume.astype(np.float32), window=16, **CPU)
+    np.testing.assert_allclose(predict_volume(model, volume, window=16, **CPU), expected, atol=1e-6)
+
+
+def test_a_volume_with_nan_is_refused_in_its_own_words():
+    """B4: "volume_mean must be finite" named a mean that nobody gave."""
+    volume = volume_of((16, 16, 16)).astype(np.float32)
+    volume[1, 2, 3] = np.nan
+    with pytest.raises(
+        InputError, match=r"volume must hold finite grey values .* got nan at \(z, y, x\) = \(1, 2, 3\)"
+    ):
+        predict_volume(Pointwise(), volume, window=16, **CPU)
+
+
+# A16, D5: any module or callable of the right shape is a model, and one of another is refused by what it returns.
+
+
+class Bare(nn.Module):
+    """A user's own network: no record, no divisor."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv3d(1, 1, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, image):
+        return self.dropout(self.convolution(image))
+
+
+def test_a_module_without_record_is_fed_the_grey_values_as_they_are():
+    model = Bare()
+    model.convolution.eval()
+    volume = volume_of((20, 24, 28)).astype(np.float32) / 255
+    result = predict_volume(model, volume, window=(13, 24, 17), **CPU)
+    assert (model.training, model.convolution.training, model.dropout.training) == (True, False, True)
+    model.eval()
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(volume)[None, None])[0, 0].sigmoid().numpy()
+    # Where a window ends, a convolution sees zeros: compare what only the middle of windows decides.
+    np.testing.assert_allclose(predict_volume(model, volume, window=volume.shape, **CPU), expected, atol=1e-6)
+    assert np.abs(result - expected).max() < 0.5
+
+
+def test_a_normalisation_may_be_given_and_comes_before_the_record():
+    volume = volume_of((12, 12, 12))
+    seen = []
+
+    def model(image):
+        seen.append(image)
+        return image
+
+    predict_volume(model, volume, window=12, **CPU)
+    predict_volume(model, volume, window=12, normalisation="volume", **CPU)
+    assert seen[0].dtype == torch.float32
+    np.testing.assert_array_equal(seen[0][0, 0].numpy(), volume)
+    np.testing.assert_allclose(seen[1].mean(), 0, atol=1e-4)
+    own = predict_volume(Pointwise(), volume, window=12, **CPU)
+    other = predict_volume(Pointwise(), volume, window=12, normalisation={"scheme": "fixed", "mean": 0.0}, **CPU)
+    assert not np.allclose(own, other)
+    assert np.allclose(predict_volume(nn.DataParallel(Pointwise()), volume, window=12, **CPU), own)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda image: image * 0.01,
+        lambda image: (image * 0.01).double(),
+        lambda image: (image * 0.01).bfloat16(),
+        lambda image: (image * 0.01).contiguous(memory_format=torch.channels_last_3d),
+        lambda image: (image.flip(2) * 0.01).flip(2),
+    ],
+)
+def test_a_callable_is_a_model(model):
+    volume = volume_of((9, 30, 17))
+    result = predict_volume(model, volume, window=(5, 16, 16), views="mirror", **CPU)
+    np.testing.assert_allclose(result, 1 / (1 + np.exp(-0.01 * volume)), atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "returned"),
+    [
+        (lambda image: torch.cat([image, image], 1), r"tensor of shape \(1, 2, 16, 16, 16\) and type float32"),
+        (lambda image: image.mean((1, 2, 3, 4)), r"tensor of shape \(1,\)"),
+        (lambda image: image[:, 0], r"tensor of shape \(1, 16, 16, 16\)"),
+        (lambda image: image[..., ::2], r"tensor of shape \(1, 1, 16, 16, 8\)"),
+        (lambda image: [image, image], r"a list of 2, the first of them a tensor of shape \(1, 1, 16, 16, 16\)"),
+        (lambda image: (), r"a tuple of 0"),
+        (lambda image: {"out": image}, r"a dict with the keys out"),
+        (lambda image: image > 0, r"type bool"),
+        (lambda image: image.long(), r"type int64"),
+        (lambda image: image.numpy(), r"a NumPy array of shape \(1, 1, 16, 16, 16\)"),
+        (lambda image: None, r"an object of type NoneType"),
+    ],
+)
+def test_a_model_that_returns_something_else_is_refused_by_it(model, returned):
+    with pytest.raises(
+        InputError, match=rf"must return one tensor of logits of the input's shape .*, got .*{returned}"
+    ):
+        predict_volume(model, volume_of((16, 16, 16)), window=16, **CPU)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(InputError, match="model must be a torch module or a callable, got str"):
+        predict_volume("best", volume_of((4, 4, 4)), window=4)
+
+
+# A8: a network that answers NaN.
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["everywhere", "last window"])
+def test_an_answer_that_is_not_finite_is_found(bad, where):
+    def model(image):
+        logits = torch.zeros_like(image)
+        if where == "everywhere" or image[0, 0, -1, -1, -1] == 255:
+            logits[0, 0, 1, 2, 3] = bad
+        return logits
+
+    volume = np.zeros((20, 20, 20), np.uint8)
+    volume[-1, -1, -1] = 255
+    with pytest.raises(NotFiniteError, match=r"^fold 3 must return finite logits, got NaN or infinity in float32"):
+        predict_volume(model, volume, window=8, name="fold 3", **CPU)
+
+
+def test_large_logits_are_finite():
+    result = predict_volume(lambda image: image * 1e36, volume_of((8, 8, 8)) + 1.0, window=8, **CPU)
+    assert (result == 1).all()
+
+
+def test_what_overflows_in_half_precision_is_predicted_in_single(caplog):
+    calls = []
+
+    def model(image):
+        half = torch.is_autocast_enabled("cpu")
+        calls.append(half)
+        return torch.full_like(image, float("inf") if half else 2.0)
+
+    volume = volume_of((8, 8, 8))
+    result = predict_volume(model, volume, window=8, device="cpu", dtype=torch.float16, name="volume 7")
+    assert calls == [True, False]
+    np.testing.assert_allclose(result, 1 / (1 + np.exp(-2.0)), rtol=1e-6)
+    assert "volume 7 must return finite logits" in caplog.text
+    assert "once more, in float32" in caplog.text
+    with pytest.raises(NotFiniteError, match="in float32 as well as in float16"):
+        predict_volume(lambda image: image * float("nan"), volume, window=8, device="cpu", dtype=torch.float16)
+
+
+def test_a_volume_that_is_not_finite_is_not_the_models_fault():
+    volume = volume_of((8, 8, 8)).astype(np.float32)
+    volume[3, 3, 3] = np.nan
+    with pytest.raises(InputError, match="volume must hold finite grey values"):
+        predict_volume(lambda image: image, volume, window=8, **CPU)
+
+
+# A6: networks of several windows.
+
+
+def test_each_model_of_an_ensemble_has_its_window_and_the_order_does_not_matter():
+    torch.manual_seed(0)
+    models = [create_model("unet3d", initial_filters=2, depth=1) for _ in range(3)]
+    windows = [8, (4, 8, 16), 16]
+    volume = volume_of((8, 17, 16))
+    single = [predict_volume(model, volume, window=window, **CPU) for model, window in zip(models, windows)]
+    expected = predict_ensemble(models, volume, windows=windows, **CPU)
+    np.testing.assert_allclose(expected, np.mean(single, axis=0, dtype=np.float64), rtol=0, atol=1e-7)
+    for order in ((1, 0, 2), (2, 1, 0)):
+        turned = [[things[index] for index in order] for things in (models, windows)]
+        np.testing.assert_array_equal(predict_ensemble(turned[0], volume, windows=turned[1], **CPU), expected)
+    with pytest.raises(InputError, match="must be 3"):
+        predict_ensemble(models, volume, windows=windows[:2], **CPU)

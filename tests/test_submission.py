@@ -4,13 +4,15 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from competitions import make_pair
 
-from vesuvius_kit import submission
-from vesuvius_kit.checkpoint import save_checkpoint
+from vesuvius_kit import inference, submission
+from vesuvius_kit.checkpoint import FILE_NAME, read_digest, save_checkpoint
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
+from vesuvius_kit.cli import main
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
-from vesuvius_kit.inference import OutOfTimeError
+from vesuvius_kit.inference import NotFiniteError, OutOfTimeError
 from vesuvius_kit.models import create_model
 from vesuvius_kit.submission import (
     list_images,
@@ -195,7 +197,7 @@ def test_bad_images_stop_before_anything_is_predicted(images, run, tmp_path):
     assert not (tmp_path / "submission_masks").exists()
     for file in images.iterdir():
         file.unlink()
-    with pytest.raises(InputValueError, match=r"at least one \.tif, got the empty folder"):
+    with pytest.raises(InputValueError, match=r"at least one \.tif or \.tiff, got none in"):
         list_images(images)
 
 
@@ -229,3 +231,136 @@ def test_settings_lie_beside_the_results(images, run, tmp_path):
     noted = json.loads((tmp_path / "probabilities" / "settings.json").read_text())["predict"]
     assert noted["window"] == [16, 16, 16]
     assert len(noted["weights"]) == 1
+
+
+def save_run(folder, *, patch_size=16, spoilt=False, seed=0, **options):
+    """A checkpoint with the settings that a run would note; spoilt, its weights are NaN."""
+    torch.manual_seed(seed)
+    model = create_model("unet3d", initial_filters=2, depth=1, **options)
+    if spoilt:
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+    config = config_to_dict(RunConfig())
+    config["patches"]["size"] = [patch_size] * 3
+    config["predict"] |= {"window": [0, 0, 0], "precision": "fp32"}
+    config["postprocess"] |= config_to_dict(POSTPROCESS)
+    save_checkpoint(folder, model, {"config": config})
+    return folder
+
+
+TRAINED_WINDOW = PredictConfig(precision="fp32")
+
+
+def test_the_same_weights_twice_are_refused(images, tmp_path, caplog):
+    """A5: a copy of a fold was averaged with it."""
+    caplog.set_level("INFO")
+    first, second = (save_run(tmp_path / f"fold_{seed}" / "best", seed=seed) for seed in (0, 1))
+    (tmp_path / "fold_0_backup" / "best").mkdir(parents=True)
+    copy = tmp_path / "fold_0_backup" / "best" / FILE_NAME
+    copy.write_bytes((first / FILE_NAME).read_bytes())
+    predict_folder(images, [tmp_path], tmp_path / "p", TRAINED_WINDOW)
+    assert all(f"weights {fold / FILE_NAME}" in caplog.text for fold in (first, second))
+    assert "fold_0_backup" not in caplog.text
+    with pytest.raises(InputValueError, match=r"different weights, got the same in .*fold_0.* and .*fold_0"):
+        predict_folder(images, [tmp_path, copy], tmp_path / "q", TRAINED_WINDOW)
+    assert not (tmp_path / "q").exists()
+
+
+def test_each_network_predicts_with_the_window_of_its_training(images, tmp_path):
+    """A6: the first checkpoint's patch size was everybody's window, so the order of the checkpoints mattered."""
+    a = save_run(tmp_path / "a", patch_size=16, seed=1)
+    b = save_run(tmp_path / "b", patch_size=32, seed=2, normalisation={"scheme": "fixed", "mean": 90.0, "std": 30.0})
+    for name, checkpoints in (("a", [a]), ("b", [b]), ("ab", [a, b]), ("ba", [b, a])):
+        predict_folder(images, checkpoints, tmp_path / f"p_{name}", TRAINED_WINDOW)
+    for volume in SHAPES:
+        alone_a, alone_b, ab, ba = (
+            np.load(tmp_path / f"p_{name}" / f"{volume}.npy") for name in ("a", "b", "ab", "ba")
+        )
+        np.testing.assert_array_equal(ab, ba)
+        mean = (alone_a.astype(np.float64) + alone_b) / 2
+        np.testing.assert_allclose(ab, mean, atol=1e-3)
+    noted = json.loads((tmp_path / "p_ab" / "settings.json").read_text())
+    assert noted == json.loads((tmp_path / "p_ba" / "settings.json").read_text())
+    windows = {read_digest(a): [16, 16, 16], read_digest(b): [32, 32, 32]}
+    assert noted["predict"]["windows"] == [windows[digest] for digest in noted["predict"]["weights"]]
+    predict_folder(images, [b, a], tmp_path / "given", PREDICT)
+    assert json.loads((tmp_path / "given" / "settings.json").read_text())["predict"]["window"] == [16, 16, 16]
+
+
+def test_a_network_that_answers_nan_is_named_and_leaves_no_result(images, tmp_path, capsys):
+    """A8: a file of NaN counted as done."""
+    spoilt = save_run(tmp_path / "spoilt", spoilt=True)
+    with pytest.raises(NotFiniteError, match=r"images/11\.tif has no result: .*spoilt.*must return finite logits"):
+        predict_folder(images, [spoilt], tmp_path / "p", TRAINED_WINDOW)
+    assert list((tmp_path / "p").glob("*.npy")) == []
+    assert (
+        main(["predict", "--images", str(images), "--checkpoints", str(spoilt), "--output", str(tmp_path / "p")]) == 2
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("vesuvius-kit: ")
+    assert "Traceback" not in "".join(lines)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_submission_is_complete_also_when_the_network_answers_nan(images, tmp_path, capsys, caplog, workers):
+    """A8: no archive was left."""
+    good, spoilt = save_run(tmp_path / "good", seed=1), save_run(tmp_path / "spoilt", spoilt=True)
+    path = tmp_path / "s.zip"
+    command = ["submit", "--images", images, "--checkpoints", good, spoilt, "--output", path, "--workers", workers]
+    assert main([*map(str, command), "--predict.device", "cpu", "--predict.precision", "fp32"]) == 1
+    assert "0 predicted, 3 simple (3 of them because the network failed), valid" in capsys.readouterr().out
+    assert "the network failed: 3 of 3 volumes get a simple mask" in caplog.text
+    assert f"volume 402: the network of {spoilt / FILE_NAME}" in caplog.text
+    assert validate_submission(path, images) == 3
+    # Nothing of it counts as done.
+    assert list((tmp_path / "s_masks").glob("*.tif")) == []
+
+
+def test_one_volume_that_overflows_leaves_the_others(images, run, tmp_path, monkeypatch):
+    real = inference._predict_once
+
+    def fail_at_one(model, volume, *rest):
+        if volume.shape == SHAPES["11"]:
+            raise NotFiniteError("must return finite logits, got NaN")
+        return real(model, volume, *rest)
+
+    monkeypatch.setattr(inference, "_predict_once", fail_at_one)
+    summary = write_submission(tmp_path / "s.zip", images, [run], PREDICT, POSTPROCESS)
+    assert (sorted(summary.predicted), summary.simple, summary.failed) == (["402", "7"], ["11"], ["11"])
+    monkeypatch.undo()
+    summary = write_submission(tmp_path / "s.zip", images, [run], PREDICT, POSTPROCESS)
+    assert (summary.simple, summary.failed) == ([], [])
+
+
+def test_a_result_that_cannot_be_used_is_made_again(images, run, tmp_path, caplog):
+    """A8: what an earlier version or a damaged disk left does not count as done."""
+    folder = tmp_path / "p"
+    predict_folder(images, [run], folder, PREDICT)
+    whole = {name: (folder / f"{name}.npy").read_bytes() for name in SHAPES}
+    np.save(folder / "7.npy", np.full(SHAPES["7"], np.nan, np.float16))
+    (folder / "11.npy").write_bytes(whole["11"][:200])
+    stamp = (folder / "402.npy").stat().st_mtime_ns
+    with pytest.raises(InputValueError, match=r"7\.npy must hold probabilities in \[0, 1\] without NaN"):
+        submission.load_probability(folder / "7.npy")
+    predict_folder(images, [run], folder, PREDICT)
+    assert {name: (folder / f"{name}.npy").read_bytes() for name in SHAPES} == whole
+    assert (folder / "402.npy").stat().st_mtime_ns == stamp
+    assert "it is predicted again" in caplog.text
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_refused(images, tmp_path):
+    """A18: the new weights' result lay under the old digest."""
+    run = save_run(tmp_path / "run", seed=1)
+    ensemble = submission._Ensemble([run], TRAINED_WINDOW)
+    save_run(tmp_path / "run", seed=2)
+    with pytest.raises(InputValueError, match=rf"must not be replaced while it is in use, got .*run/{FILE_NAME}"):
+        ensemble.predict("7", np.zeros((8, 8, 8), np.uint8))
+
+
+def test_settings_that_nobody_wrote_are_refused_in_a_line(images, run, tmp_path):
+    (tmp_path / "p").mkdir()
+    for content in ("{", "[1]", '"text"'):
+        (tmp_path / "p" / "settings.json").write_text(content)
+        with pytest.raises(InputValueError, match=r"settings must be those that this command wrote .*settings\.json"):
+            predict_folder(images, [run], tmp_path / "p", PREDICT)
+    predict_folder(images, [run], tmp_path / "p", PREDICT, fresh=True)

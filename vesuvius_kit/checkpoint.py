@@ -5,21 +5,34 @@ Tensors are named ``model.*``, ``optimizer.*`` and ``average.*``; everything els
 kill at any moment leaves the old checkpoint or the new one, never half of each, and nothing is ever unpickled.
 """
 
+import hashlib
 import json
 import os
 import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
-from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_file
+from vesuvius_kit.checks import (
+    InputError,
+    InputNotFoundError,
+    InputOSError,
+    InputValueError,
+    check_file,
+    make_folder,
+    name_os_errors,
+)
 from vesuvius_kit.models import ModelRecord, create_model
+from vesuvius_kit.run_folder import list_folds
 from vesuvius_kit.volume import write_atomically
 
 FILE_NAME = "checkpoint.safetensors"
+_DIGEST_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,13 @@ def save_checkpoint(folder, model, state: dict, optimizer=None, config_yaml: str
     -------
     pathlib.Path
         The file.
+
+    Raises
+    ------
+    InputOSError
+        The disk is full or read-only; the earlier checkpoint is as it was.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if optimizer is not None:
         for index, entries in optimizer.state_dict()["state"].items():
@@ -82,11 +99,34 @@ def save_checkpoint(folder, model, state: dict, optimizer=None, config_yaml: str
     header = {"record": json.dumps(model.record.to_dict()), "state": json.dumps(state, allow_nan=False)}
     path = folder / FILE_NAME
     with write_atomically(path, "wb") as stream:
-        save_file(tensors, stream.name, metadata=header)
+        mode = os.fstat(stream.fileno()).st_mode
+        try:
+            save_file(tensors, stream.name, metadata=header)
+            # Newer safetensors put a file of their own in its place, which nobody else may read.
+            os.chmod(stream.name, mode)
+        except SafetensorError as error:
+            # What the system says reaches us as text: "I/O error: No space left on device (os error 28)".
+            reason = str(error).removeprefix("Error while serializing: ").removeprefix("I/O error: ")
+            raise InputOSError(f"cannot write {path}: {reason}") from error
     if config_yaml is not None:
         with write_atomically(folder / "config.yaml") as stream:
             stream.write(config_yaml)
     return path
+
+
+def remove_leftovers(folder) -> None:
+    """Remove what killed runs left of checkpoints they were writing, each as large as one; only its run may call this.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a checkpoint; it may be missing.
+    """
+    # Ours, and those of safetensors.
+    for pattern in (f".{FILE_NAME}.*.part", ".config.yaml.*.part", ".*.link", ".tmp*"):
+        for leftover in Path(folder).glob(pattern):
+            with suppress(OSError):
+                leftover.unlink()
 
 
 def load_checkpoint(path) -> Checkpoint:
@@ -108,22 +148,115 @@ def load_checkpoint(path) -> Checkpoint:
     InputValueError
         It is not a checkpoint of the kit, or it is damaged.
     """
+    with _open_checkpoint(path) as file:
+        record, state = _parse_header(file.metadata() or {}, path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    weights, optimizer, average = (_part(tensors, prefix) for prefix in ("model.", "optimizer.", "average."))
+    return Checkpoint(record, weights, optimizer, state, average)
+
+
+def read_checkpoint_header(path) -> tuple[ModelRecord, dict]:
+    """Read what a checkpoint says of itself, and none of its tensors.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder or the file in it.
+
+    Returns
+    -------
+    record : ModelRecord
+        Which network it is and how its input is normalised.
+    state : dict
+        See `Checkpoint.state`.
+
+    Raises
+    ------
+    InputNotFoundError, InputValueError
+        See `load_checkpoint`.
+    """
+    with _open_checkpoint(path) as file:
+        return _parse_header(file.metadata() or {}, path)
+
+
+def read_digest(path) -> str:
+    """Return what tells one checkpoint file from every other: 16 digits of the SHA-256 of its bytes.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder or the file in it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such file.
+    """
+    with open(_file_of(path), "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:_DIGEST_LENGTH]
+
+
+def read_weights_digest(path) -> str:
+    """Return what tells the network's weights in a checkpoint from all others, whatever else the file holds.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder or the file in it.
+
+    Returns
+    -------
+    str
+        The same for ``best`` and ``last`` of one epoch, of which one file has an optimiser and the other has none.
+
+    Raises
+    ------
+    InputNotFoundError, InputValueError
+        See `load_checkpoint`.
+    """
+    digest = hashlib.sha256()
+    with _open_checkpoint(path) as file:
+        for name in sorted(name for name in file.keys() if name.startswith("model.")):  # noqa: SIM118 - not a dict
+            tensor = file.get_tensor(name)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:_DIGEST_LENGTH]
+
+
+def _file_of(path):
     path = Path(path)
-    path = check_file("checkpoint", path / FILE_NAME if path.is_dir() else path)
+    return check_file("checkpoint", path / FILE_NAME if path.is_dir() else path)
+
+
+@contextmanager
+def _open_checkpoint(path):
+    """The open file of a checkpoint."""
+    path = _file_of(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            yield file
     except SafetensorError as error:
         raise InputValueError(f"checkpoint must be a complete safetensors file, got {path}: {error}") from error
+
+
+def _parse_header(header, path):
     if not {"record", "state"} <= header.keys():
         raise InputValueError(f"checkpoint must have been written by this kit, got {path}")
-    weights, optimizer, average = (
-        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        for prefix in ("model.", "optimizer.", "average.")
-    )
-    record = ModelRecord.from_dict(json.loads(header["record"]))
-    return Checkpoint(record, weights, optimizer, json.loads(header["state"]), average)
+    try:
+        record, state = (json.loads(header[name]) for name in ("record", "state"))
+        if not isinstance(record, dict) or not isinstance(state, dict):
+            raise InputValueError("its record and its state are no JSON objects")
+        return ModelRecord.from_dict(record), state
+    except (ValueError, RecursionError, InputError) as error:
+        raise InputValueError(f"checkpoint must have been written by this kit, got {path}: {error}") from error
+
+
+def _part(tensors, prefix):
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def link_checkpoint(source, target) -> None:
@@ -133,19 +266,32 @@ def link_checkpoint(source, target) -> None:
     ----------
     source, target : str or Path
         Folders; ``target`` is made if missing, and what it held is replaced.
+
+    Raises
+    ------
+    InputOSError
+        The disk is full or read-only; ``target`` holds what it held.
     """
-    source, target = Path(source), Path(target)
-    target.mkdir(parents=True, exist_ok=True)
+    source, target = Path(source), make_folder(target)
     # The weights last: what the folder is judged by.
     for name in ("config.yaml", FILE_NAME):
         partial = target / f".{name}.link"
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(source / name, partial)
-        except OSError:
-            # Not every file system has links.
-            shutil.copyfile(source / name, partial)
-        os.replace(partial, target / name)
+        with name_os_errors(f"write {target / name}"):
+            try:
+                partial.unlink(missing_ok=True)
+                _link_or_copy(source / name, partial)
+                os.replace(partial, target / name)
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+
+
+def _link_or_copy(source, target):
+    try:
+        os.link(source, target)
+    except OSError:
+        # Not every file system has links.
+        shutil.copyfile(source, target)
 
 
 def restore_optimizer(optimizer, tensors: dict) -> None:
@@ -166,13 +312,15 @@ def restore_optimizer(optimizer, tensors: dict) -> None:
     optimizer.load_state_dict(content)
 
 
-def load_model(path) -> torch.nn.Module:
+def load_model(path, digest: str | None = None) -> torch.nn.Module:
     """Rebuild the network of a checkpoint with its weights, in evaluation mode.
 
     Parameters
     ----------
     path : str or Path
         The checkpoint's folder or file.
+    digest : str, optional
+        What `read_digest` said of the file before: other bytes are refused.
 
     Returns
     -------
@@ -182,29 +330,44 @@ def load_model(path) -> torch.nn.Module:
     Raises
     ------
     InputNotFoundError, InputValueError
-        See `load_checkpoint`.
+        See `load_checkpoint`; a file that was replaced; weights that are not those of the network.
     """
-    checkpoint = load_checkpoint(path)
-    model = create_model(
-        checkpoint.record.name, normalisation=checkpoint.record.normalisation, **checkpoint.record.options
-    )
-    model.load_state_dict(checkpoint.weights)
+    path = _file_of(path)
+    # Read once: what is compared with the digest is what predicts, also when the file is replaced in between.
+    data = path.read_bytes()
+    if digest is not None and (found := hashlib.sha256(data).hexdigest()[:_DIGEST_LENGTH]) != digest:
+        raise InputValueError(
+            f"checkpoint must not be replaced while it is in use, got {path} with digest {found} after {digest} at the start"
+        )
+    try:
+        weights = _part(load_tensors(data), "model.")
+    except SafetensorError as error:
+        raise InputValueError(f"checkpoint must be a complete safetensors file, got {path}: {error}") from error
+    # The file begins with the length of its header, in 8 bytes; the library gives no header of bytes.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    record, _ = _parse_header(header, path)
+    model = create_model(record.name, normalisation=record.normalisation, **record.options)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputValueError(f"checkpoint must hold the weights of its {record.name}, got {path}: {reason}") from error
     return model.eval()
 
 
 def find_checkpoints(paths) -> list[Path]:
-    """Return the checkpoints meant by a list of paths, to be averaged in that order.
+    """Return the checkpoints meant by a list of paths, to be averaged.
 
     Parameters
     ----------
     paths : sequence of str or Path
         Each is a checkpoint (file or folder), a fold's folder (its ``best`` is taken, else ``last``) or a run's folder (every
-        fold in it).
+        fold in it: ``fold_0``, ``fold_1`` and so on, no other name).
 
     Returns
     -------
     list of pathlib.Path
-        The files.
+        The files, in the order of the paths.
 
     Raises
     ------
@@ -213,11 +376,12 @@ def find_checkpoints(paths) -> list[Path]:
     """
     found = []
     for path in map(Path, paths):
-        folds = sorted(path.glob("fold_[0-9]*"), key=lambda fold: (len(fold.name), fold.name))
         chosen = _checkpoint_of(path)
-        files = [chosen] if chosen else [file for fold in folds if (file := _checkpoint_of(fold))]
+        files = [chosen] if chosen else [file for fold in list_folds(path) if (file := _checkpoint_of(fold))]
         if not files:
-            raise InputNotFoundError(f"checkpoint must be a {FILE_NAME} in {path} or its folds, got none")
+            raise InputNotFoundError(
+                f"checkpoint must be a {FILE_NAME} in {path} or its folds (fold_0, fold_1, ...), got none"
+            )
         found += files
     return found
 

@@ -40,7 +40,8 @@ def window_starts(length, window, overlap=DEFAULT_OVERLAP) -> list[int]:
     window = check_integer("window", window, minimum=1)
     length = check_integer("length", length, minimum=window)
     overlap = check_real("overlap", overlap, minimum=0.0, below=1.0)
-    step = max(1, math.floor(window * (1.0 - overlap)))
+    # An overlap such as .8 is no binary fraction: 80 * (1 - .8) is 15.999999999999996, and one voxel less is more windows.
+    step = max(1, math.floor(window * (1.0 - overlap) + 1e-6))
     count = 1 + math.ceil((length - window) / step)
     if count == 1:
         return [0]

@@ -6,14 +6,12 @@ the volumes out among one process each; the masks, and so the archive, are those
 """
 
 import copy
-import hashlib
 import json
 import logging
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +19,30 @@ import torch
 
 from vesuvius_kit.archive import list_images, pack_submission, validate_submission
 from vesuvius_kit.budget import TimeBudget
-from vesuvius_kit.checkpoint import find_checkpoints, load_checkpoint, load_model
-from vesuvius_kit.checks import InputValueError, check_integer
+from vesuvius_kit.checkpoint import (
+    find_checkpoints,
+    load_model,
+    read_checkpoint_header,
+    read_digest,
+    read_weights_digest,
+)
+from vesuvius_kit.checks import (
+    InputNotFoundError,
+    InputValueError,
+    check_integer,
+    check_output_file,
+    make_folder,
+    make_scratch_folder,
+    name_os_errors,
+)
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, changed_settings, config_to_dict
 from vesuvius_kit.console import no_progress
-from vesuvius_kit.inference import OutOfTimeError, choose_device, choose_dtype, predict_ensemble
+from vesuvius_kit.folder_lock import lock_folder
+from vesuvius_kit.inference import NotFiniteError, OutOfTimeError, choose_device, predict_ensemble
 from vesuvius_kit.postprocess import make_mask, simple_mask
-from vesuvius_kit.postprocess.files import RepairJob, list_probabilities, note_changes
-from vesuvius_kit.postprocess.pipeline import choose_pipeline
+from vesuvius_kit.postprocess.files import RepairJob, list_probabilities, load_probability, note_changes
+from vesuvius_kit.postprocess.pipeline import choose_pipeline, try_pipeline
+from vesuvius_kit.precision import Precision, choose_precision
 from vesuvius_kit.volume import read_volume, write_atomically, write_volume
 from vesuvius_kit.workers import run_in_processes
 
@@ -55,15 +69,18 @@ class SubmissionSummary:
     zip_path : pathlib.Path
         The archive.
     predicted, simple : list of str
-        Ids whose mask came from the network, and from the simple rule because the time was over.
+        Ids whose mask came from the network, and from the simple rule because the time was over or the network failed.
     seconds : float
         Wall time of the call.
+    failed : list of str
+        Those of ``simple`` for which the network's answer was not finite.
     """
 
     zip_path: Path
     predicted: list
     simple: list
     seconds: float
+    failed: list = field(default_factory=list)
 
 
 def predict_folder(
@@ -97,17 +114,25 @@ def predict_folder(
     Raises
     ------
     InputError
-        Missing or unreadable input, results of other settings in ``output``.
+        Missing or unreadable input, results of other settings in ``output``, the same weights twice.
+    NotFiniteError
+        The answer of a network is not finite; the message names volume and weights. What is done is kept.
     WorkerError
         A process failed, or all were killed; what is done is kept.
     """
     paths = list_images(images)
     ensemble = _Ensemble(checkpoints, predict)
-    output = _open_results(output, {"predict": ensemble.settings}, fresh, "*.npy")
-    job = _Job(paths, ensemble, output)
-    waiting = [name for name in paths if not job.result_path(name).exists()]
-    _predict_volumes(job, waiting, TimeBudget(paths, waiting, time.monotonic(), None), workers, progress)
-    return [job.result_path(name) for name in paths]
+    with lock_folder(output):
+        output = _open_results(output, {"predict": ensemble.settings}, fresh, "*.npy")
+        job = _Job(paths, ensemble, output)
+        waiting = [name for name in paths if not _is_whole(job.result_path(name))]
+        _, failed = _predict_volumes(
+            job, waiting, TimeBudget(paths, waiting, time.monotonic(), None), workers, progress
+        )
+        if failed:
+            name, reason = next(iter(failed.items()))
+            raise NotFiniteError(f"{paths[name]} has no result: {reason}")
+        return [job.result_path(name) for name in paths]
 
 
 def postprocess_folder(
@@ -151,20 +176,23 @@ def postprocess_folder(
     """
     sources = list_probabilities(probabilities)
     check_integer("processes", processes, minimum=1)
+    if report is not None:
+        check_output_file("report", report)
     pipeline = choose_pipeline(**config_to_dict(postprocess))
-    output = _open_results(output, {"postprocess": _note_pipeline(postprocess)}, fresh, "*.tif")
-    waiting = {str(path): name for name, path in sources.items() if not (output / f"{name}.tif").exists()}
-    job = RepairJob(output, pipeline, report is not None)
-    if min(processes, len(waiting)) < 2:
-        done = ((path, job(path)) for path in waiting)
-    else:
-        threads = max(1, torch.get_num_threads() // processes)
-        done = run_in_processes([job] * processes, list(waiting), threads=threads)
-    with closing(done):
-        for path, changes in progress(done, desc="volumes", total=len(waiting)):
-            if report is not None:
-                note_changes(report, waiting[path], changes)
-    return [output / f"{name}.tif" for name in sources]
+    with lock_folder(output):
+        output = _open_results(output, {"postprocess": _note_pipeline(postprocess)}, fresh, "*.tif")
+        waiting = {str(path): name for name, path in sources.items() if not (output / f"{name}.tif").exists()}
+        job = RepairJob(output, pipeline, report is not None)
+        if min(processes, len(waiting)) < 2:
+            done = ((path, job(path)) for path in waiting)
+        else:
+            threads = max(1, torch.get_num_threads() // processes)
+            done = run_in_processes([job] * processes, list(waiting), threads=threads)
+        with closing(done):
+            for path, changes in progress(done, desc="volumes", total=len(waiting)):
+                if report is not None:
+                    note_changes(report, waiting[path], changes)
+        return [output / f"{name}.tif" for name in sources]
 
 
 def write_submission(
@@ -222,21 +250,41 @@ def write_submission(
     paths = list_images(images)
     ensemble = _Ensemble(checkpoints, predict)
     settings = {"predict": ensemble.settings, "postprocess": _note_pipeline(postprocess)}
-    masks = _open_results(zip_path.with_name(f"{zip_path.stem}_masks"), settings, fresh, "*.tif")
-    job = _Job(paths, ensemble, masks, postprocess)
-    waiting = [name for name in paths if not job.result_path(name).exists()]
-    left = _predict_volumes(job, waiting, TimeBudget(paths, waiting, started, budget_seconds), workers, progress)
-    if left:
-        logger.warning(
-            "the budget of %.0f s is over: %d of %d volumes get a simple mask; run again to predict them: %s",
-            budget_seconds, len(left), len(paths), ", ".join(left[:10]) + (" ..." if len(left) > 10 else ""),
-        )  # fmt: skip
-    with tempfile.TemporaryDirectory() as scratch:
-        members = progress(_masks_of(paths, left, masks, Path(scratch)), desc="zip", total=len(paths))
-        pack_submission(zip_path, members)
-    validate_submission(zip_path, images)
-    predicted = [name for name in paths if name not in left]
-    return SubmissionSummary(zip_path, predicted, left, time.monotonic() - started)
+    make_folder(zip_path.parent)
+    check_output_file("submission", zip_path)
+    # A parameter that a step refuses is found here, and not after the first volume.
+    try_pipeline(choose_pipeline(**config_to_dict(postprocess)))
+    masks = zip_path.with_name(f"{zip_path.stem}_masks")
+    with lock_folder(masks):
+        _open_results(masks, settings, fresh, "*.tif")
+        job = _Job(paths, ensemble, masks, postprocess)
+        waiting = [name for name in paths if not job.result_path(name).is_file()]
+        budget = TimeBudget(paths, waiting, started, budget_seconds)
+        left, failed = _predict_volumes(job, waiting, budget, workers, progress)
+        late = [name for name in left if name not in failed]
+        if late:
+            logger.warning(
+                "the budget of %.0f s is over: %d of %d volumes get a simple mask; run again to predict them: %s",
+                budget_seconds, len(late), len(paths), _list_some(late),
+            )  # fmt: skip
+        if failed:
+            logger.warning(
+                "the network failed: %d of %d volumes get a simple mask: %s",
+                len(failed),
+                len(paths),
+                _list_some(failed),
+            )
+        with make_scratch_folder() as scratch:
+            members = progress(_masks_of(paths, left, masks, scratch), desc="zip", total=len(paths))
+            pack_submission(zip_path, members)
+        validate_submission(zip_path, images)
+        predicted = [name for name in paths if name not in left]
+        return SubmissionSummary(zip_path, predicted, left, time.monotonic() - started, list(failed))
+
+
+def _list_some(names):
+    names = list(names)
+    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
 
 
 def _masks_of(paths, left, masks, scratch):
@@ -250,13 +298,19 @@ def _masks_of(paths, left, masks, scratch):
 
 
 def _predict_volumes(job, waiting, budget, workers, progress):
-    """Make the results of the volumes that wait, here or in processes, and return those the time did not suffice for."""
+    """Make the results of the volumes that wait, here or in processes.
+
+    Returns the ids that have none, for want of time or because the answer of a network was not finite, and of the latter by id
+    what was wrong. Where nothing but the network can make a result, the first such answer ends the work.
+    """
+    if waiting:
+        job = replace(job, ensemble=job.ensemble.at(_settle_precision(job.folder, job.ensemble.predict_settings)))
     gpus = torch.cuda.device_count()
     wanted = job.ensemble.predict_settings.device
     if workers is None:
         workers = max(1, gpus) if wanted == "auto" else 1
     check_integer("workers", workers, minimum=1)
-    left = list(waiting)
+    left, failed = list(waiting), {}
     if min(workers, len(waiting)) <= 1:
         done = _work_here(job, waiting, left, budget, progress)
     else:
@@ -269,13 +323,18 @@ def _predict_volumes(job, waiting, budget, workers, progress):
             seconds_left=lambda: budget.seconds_left(left),
         )
     with closing(done):
-        for name, rate in progress(done, desc="volumes", total=len(waiting)):
-            if rate is None:
+        for name, outcome in progress(done, desc="volumes", total=len(waiting)):
+            if outcome is None:
                 budget.close()
+            elif isinstance(outcome, str):
+                logger.warning("%s: %s", name, outcome)
+                failed[name] = outcome
+                if job.postprocess is None:
+                    break
             else:
-                budget.note_mask_rate(rate)
+                budget.note_mask_rate(outcome)
                 left.remove(name)
-    return left
+    return left, failed
 
 
 def _work_here(job, waiting, left, budget, progress):
@@ -303,12 +362,18 @@ class _Job:
         return self.run(name, read_volume(self.paths[name]), seconds)
 
     def run(self, name, volume, seconds, progress=no_progress):
-        """Write one result; the seconds a voxel took from probability to disk, or None when the time was over before."""
+        """Write one result.
+
+        Returns the seconds a voxel took from probability to disk, None when the time was over before, or, in words, that the
+        answer of a network was not finite: then nothing is written, so that the volume counts as not done.
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
-            probability = self.ensemble.predict(volume, deadline, progress)
+            probability = self.ensemble.predict(name, volume, deadline, progress)
         except OutOfTimeError:
             return None
+        except NotFiniteError as error:
+            return str(error)
         before = time.monotonic()
         if self.postprocess is None:
             with write_atomically(self.result_path(name), "wb") as stream:
@@ -322,20 +387,34 @@ class _Ensemble:
     """The networks of some checkpoints with the settings they predict under; loaded when first used."""
 
     def __init__(self, checkpoints, predict):
-        self.paths = find_checkpoints(checkpoints)
+        # In an order of their own, so that it does not matter in which they were given.
+        digests = sorted((read_digest(path), path) for path in find_checkpoints(checkpoints))
+        self.paths = [path for _, path in digests]
+        self.digests = [digest for digest, _ in digests]
+        _refuse_twins(self.paths)
         self.predict_settings = predict
-        trained = load_checkpoint(self.paths[0]).state["config"]["patches"]["size"]
-        self.window = tuple(predict.window if all(predict.window) else trained)
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.paths]
+        choose_device(predict.device)
+        self.windows = [tuple(predict.window) if all(predict.window) else _trained_window(path) for path in self.paths]
         # Device, precision and batch size are left out: another machine may go on with the work.
+        alike = len(set(self.windows)) == 1
         self.settings = {
-            "weights": digests,
-            "window": list(self.window),
+            "weights": self.digests,
+            **({"window": list(self.windows[0])} if alike else {"windows": [list(window) for window in self.windows]}),
             "overlap": predict.overlap,
             "views": predict.views,
         }
+        for path, digest, window in zip(self.paths, self.digests, self.windows):
+            logger.info("weights %s (%s), window %s", path, digest, "x".join(map(str, window)))
+        if len(self.paths) > 1:
+            logger.info("the probabilities of these %d networks are averaged", len(self.paths))
         self._threads = torch.get_num_threads()
         self._models = None
+
+    def at(self, precision):
+        """The same ensemble in a precision that has been chosen, for every process that shares the work."""
+        other = copy.copy(self)
+        other.predict_settings = replace(self.predict_settings, precision=precision.name)
+        return other
 
     def on(self, device):
         """The same ensemble for another device, its networks not loaded."""
@@ -344,10 +423,11 @@ class _Ensemble:
         other._models = None
         return other
 
-    def predict(self, volume, deadline=None, progress=no_progress):
+    def predict(self, name, volume, deadline=None, progress=no_progress):
         settings = self.predict_settings
         if self._models is None:
-            self._models = [load_model(path) for path in self.paths]
+            # The digest is that of the bytes that predict, in whichever process.
+            self._models = [load_model(path, digest) for path, digest in zip(self.paths, self.digests)]
         device = choose_device(settings.device)
         # A processor sums in another order with another number of threads, so every process takes the caller's; and starting
         # numba's threads, as the repair of the volume before may have done, resets the number.
@@ -355,15 +435,36 @@ class _Ensemble:
         return predict_ensemble(
             self._models,
             volume,
-            window=self.window,
+            windows=self.windows,
+            names=[f"volume {name}: the network of {path}" for path in self.paths],
             overlap=settings.overlap,
             batch_size=settings.batch_size,
             views=settings.views,
             device=device,
-            dtype=choose_dtype(settings.precision, device),
+            dtype=choose_precision(settings.precision, device).dtype,
             deadline=deadline,
             progress=progress,
         )
+
+
+def _trained_window(path):
+    """The patch size a network was trained with, which is its window unless another is given."""
+    _, state = read_checkpoint_header(path)
+    try:
+        return tuple(state["config"]["patches"]["size"])
+    except (KeyError, TypeError) as error:
+        raise InputValueError(
+            f"predict.window must be given for weights that do not know their patch size, got {path} without one"
+        ) from error
+
+
+def _refuse_twins(paths):
+    """Averaging a network with itself takes twice the time and changes nothing: nobody means it."""
+    seen = {}
+    for path in paths if len(paths) > 1 else []:
+        twin = seen.setdefault(read_weights_digest(path), path)
+        if twin is not path:
+            raise InputValueError(f"checkpoints must hold different weights, got the same in {twin} and {path}")
 
 
 def _read_ahead(paths, names):
@@ -378,21 +479,61 @@ def _read_ahead(paths, names):
 
 def _open_results(folder, settings, fresh, pattern):
     """Make a folder of results, or open one and check that its results were made under the same settings."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     noted = folder / SETTINGS_FILE
-    if fresh:
-        for result in folder.glob(pattern):
-            result.unlink()
-    elif noted.exists():
-        changes = changed_settings(json.loads(noted.read_text(encoding="utf-8")), settings)
-        if changes and any(folder.glob(pattern)):
+    if noted.exists() and not fresh:
+        try:
+            before = json.loads(noted.read_text(encoding="utf-8"))
+            kept = {key: before.pop(key) for key in ("precision",) if key in before}
+            changes = changed_settings(before, settings)
+        except (ValueError, AttributeError, TypeError) as error:
             raise InputValueError(
-                f"settings must equal those of the results in {folder} (or give --fresh), got {'; '.join(changes)}"
-            )
+                f"settings must be those that this command wrote (or give --fresh), got {noted}: {error}"
+            ) from error
+        if any(folder.glob(pattern)):
+            if changes:
+                raise InputValueError(
+                    f"settings must equal those of the results in {folder} (or give --fresh), got {'; '.join(changes)}"
+                )
+            # A note of the results that are kept, not a setting: another machine may go on with the work.
+            settings = settings | kept
+    # Results first: killed in between, none of them may lie beside settings that are not theirs.
+    for result in folder.glob(pattern) if fresh else ():
+        with name_os_errors(f"remove {result}"):
+            result.unlink()
+    # Written even where it says the same: so a folder that cannot be written to is found before the work.
     with write_atomically(noted) as stream:
         json.dump(settings, stream, indent=1)
     return folder
+
+
+def _settle_precision(folder, predict):
+    """What the results in a folder are computed in: as they were so far, or as is fastest here; noted beside them."""
+    noted = folder / SETTINGS_FILE
+    settings = json.loads(noted.read_text(encoding="utf-8"))
+    device = choose_device(predict.device)
+    before = settings.get("precision", [])
+    if predict.precision == "auto" and before and before[-1]["device"] == device.type:
+        choice = Precision.resumed(before[-1])
+    else:
+        choice = choose_precision(predict.precision, device)
+        settings["precision"] = [*before, choice.to_dict()]
+        with write_atomically(noted) as stream:
+            json.dump(settings, stream, indent=1)
+    logger.info("precision: %s", choice.to_text())
+    return choice
+
+
+def _is_whole(path):
+    """Whether a file of probabilities is there and can be used; one with NaN, or one that is damaged, is made again."""
+    try:
+        load_probability(path)
+    except InputNotFoundError:
+        return False
+    except InputValueError as error:
+        logger.warning("%s; it is predicted again", error)
+        return False
+    return True
 
 
 def _note_pipeline(postprocess):
