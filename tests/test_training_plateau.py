@@ -82,7 +82,7 @@ def test_option_b_resume_the_plateau_with_other_weights_and_batch(data, tmp_path
     for change in ("loss.variance_weight: 0.5 -> 0.1", "loss.dice_weight: 0.3 -> 0.7", "train.batch_size: 2 -> 4"):
         assert change in note
     assert "train.learning_rate: 0.0001 -> 0.0005" in note
-    assert "the learning rate has the new base 0.0005" in note
+    assert "the learning rate starts anew from the base 0.0005" in note
     assert "best loss and patience start anew" in note
     assert checkpoint.state["controller"]["base_lr"] == 0.0005
     # The same command again has nothing left to do, and says so.

@@ -79,6 +79,25 @@ def test_two_processes_have_the_curve_of_one_with_the_doubled_batch(config_file,
 
 
 @pytest.mark.long
+def test_batch_norm_in_two_processes_is_that_of_one(config_file, tmp_path):
+    """A11: an encoder with batch norm; the training loss was .6944 in one process and .6968 in two."""
+    settings = [
+        "--model.name=timm_unet",
+        '--model.options={"encoder": "resnet10t", "decoder_channels": [4, 4, 4, 4, 4]}',
+    ]
+    settings += ["--patches.size=[32, 32, 32]", "--predict.window=[32, 32, 32]", "--train.steps_per_epoch=2"]
+    for name, launcher in (("one", "alone"), ("two", "torchrun")):
+        done = launch(launcher, config_file, tmp_path / name, *settings)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (read_lines(tmp_path / name)[0] for name in ("one", "two"))
+    # The first epoch: thirty such layers with batches of two enlarge rounding from step to step.
+    assert two["train"]["loss"] == pytest.approx(one["train"]["loss"], abs=1e-4)
+    left, right = (load_checkpoint(tmp_path / name / "fold_0" / "last").weights for name in ("one", "two"))
+    name = "encoder.bn1.running_mean"
+    torch.testing.assert_close(right[name], left[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.long
 def test_the_number_of_processes_may_change_between_a_stop_and_a_resume(config_file, tmp_path):
     from accelerate import notebook_launcher
 

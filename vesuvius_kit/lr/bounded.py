@@ -11,7 +11,15 @@ from numbers import Real
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, check_integer, check_real
 
-SCHEDULES = ("plateau", "constant", "cosine", "warm_restarts", "polynomial")
+# What the rate of each schedule, raises and reductions apart, depends on beside the base rate and the warm-up.
+_DEPENDS_ON = {
+    "plateau": ("plateau_factor",),
+    "constant": (),
+    "cosine": ("n_epochs", "eta_min"),
+    "warm_restarts": ("eta_min", "t_0", "t_mult"),
+    "polynomial": ("n_epochs", "power"),
+}
+SCHEDULES = tuple(_DEPENDS_ON)
 # The first, second and third raise of one plateau; there is no fourth.
 RAISE_SCALES = (2.0, 1.5, 1.2)
 RAISE_GROWTH = 0.1
@@ -151,6 +159,15 @@ class BoundedLR:
         self._reduce_best = None
         self._reduce_stale_epochs = 0
         self._reductions = 0
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The arguments that the schedule's rate depends on: where one of them changes, a saved state has lost its meaning.
+
+        A longer run is another schedule under "cosine" and "polynomial" only. What concerns raises and the patience of
+        reductions is not among them: another value counts from now on.
+        """
+        return ("base_lr", "schedule", "warmup_epochs", *_DEPENDS_ON[self._schedule])
 
     @property
     def epoch(self) -> int:

@@ -64,6 +64,11 @@ class LegacyHandler:
         )
 
     @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The arguments that the base schedule's rate depends on, as `BoundedLR.depends_on`."""
+        return self._base.depends_on
+
+    @property
     def epoch(self) -> int:
         """The epoch that runs, from 0."""
         return self._base.epoch

@@ -3,11 +3,13 @@
 from vesuvius_kit.models import resenc_unet, timm_unet, unet3d
 from vesuvius_kit.models.normalisation import Normalisation
 from vesuvius_kit.models.registry import ModelRecord, SegmentationModel, create_model, list_models, register_model
+from vesuvius_kit.models.trial import check_takes
 
 __all__ = [
     "ModelRecord",
     "Normalisation",
     "SegmentationModel",
+    "check_takes",
     "create_model",
     "list_models",
     "register_model",

@@ -1,15 +1,18 @@
 """Stochastic weight averaging (Izmailov et al., UAI 2018): the mean of weights taken along the end of a run."""
 
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
+
+from vesuvius_kit.training.batch_norm import measure_statistics
 
 
 class WeightAverage:
     """Running mean of a network's weights; empty at first.
 
-    Floating-point buffers are averaged with the weights; others are taken as they are last. The kit's own networks
-    normalise each instance by itself and have no statistics of batches that would have to be taken anew.
+    Floating-point buffers are averaged with the weights; others are taken as they are last. The statistics of batch
+    normalisation belong to no mean of weights: `renew_statistics` takes them anew before the mean is used.
     """
 
     def __init__(self):
@@ -53,6 +56,20 @@ class WeightAverage:
         finally:
             model.load_state_dict(own)
 
+    def renew_statistics(self, model: torch.nn.Module, batches: Iterable) -> None:
+        """Take the running statistics of batch normalisation anew, with the mean weights.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The network whose weights are averaged; it keeps its own weights and statistics.
+        batches : iterable of torch.Tensor
+            Images on the model's device, the same after every resume.
+        """
+        with self.applied_to(model):
+            measure_statistics(model, batches)
+            self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
     def restore(self, count: int, tensors: dict, device) -> None:
         """Go back to a mean that a checkpoint holds.
 
@@ -61,9 +78,9 @@ class WeightAverage:
         count : int
             How many weights went into it.
         tensors : dict of str to torch.Tensor
-            The mean; empty if ``count`` is 0.
+            The mean; empty where the checkpoint has none, as ``best``, and then nothing is counted either.
         device : torch.device
             Where the model is.
         """
-        self.count = count
+        self.count = count if tensors else 0
         self.tensors = {name: tensor.to(device) for name, tensor in tensors.items()}

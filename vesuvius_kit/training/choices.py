@@ -1,10 +1,14 @@
 """What a configuration says of an epoch: its rate, its loss, how labels are read, whether the run may go back."""
 
+import math
+
 import torch
 
 from vesuvius_kit.config import RunConfig, config_to_dict
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.lr import BoundedLR, LegacyHandler, make_lr
+from vesuvius_kit.patches import PatchDataset
+from vesuvius_kit.volume import UNLABELLED
 
 
 def may_roll_back(config: RunConfig) -> bool:
@@ -137,3 +141,69 @@ def inference_window(config: RunConfig) -> tuple[int, ...]:
         Edges in voxels, (z, y, x).
     """
     return tuple(config.predict.window) if all(config.predict.window) else tuple(config.patches.size)
+
+
+def labelled_share(labels: torch.Tensor) -> torch.Tensor:
+    """Return the share of a batch's patches that hold a labelled voxel.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        (B, Z, Y, X), integers 0, 1 and 2.
+
+    Returns
+    -------
+    torch.Tensor
+        0-d float32, in [0, 1].
+    """
+    return (labels != UNLABELLED).flatten(1).any(1).float().mean()
+
+
+def make_validation_patches(config: RunConfig, chunks: list, normalisation) -> PatchDataset:
+    """Return the fixed patches on which the validation loss is taken; held at epoch 0, so they are always the same.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its sections ``train`` and ``patches`` are read.
+    chunks : list of Chunk
+        The fold's validation chunks.
+    normalisation : Normalisation or None
+        Of the model's record.
+
+    Returns
+    -------
+    PatchDataset
+    """
+    patches, count = config.patches, config.train.validation_patches
+    return PatchDataset(
+        chunks,
+        patch_size=patches.size,
+        samples_per_epoch=count,
+        patches_per_volume=math.ceil(count / len(chunks)),
+        surface_fraction=patches.surface_fraction,
+        max_unlabelled_fraction=patches.max_unlabelled_fraction,
+        cache_volumes=patches.cache_volumes,
+        normalise=normalisation,
+        seed=config.train.seed,
+    )
+
+
+def choose_scored(config: RunConfig, chunks: list) -> list:
+    """Return the validation chunks that are predicted whole and scored: at most so many, evenly spread over the fold.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its section ``train`` is read.
+    chunks : list of Chunk
+        The fold's validation chunks.
+
+    Returns
+    -------
+    list of Chunk
+    """
+    count = config.train.validation_volumes
+    if count == 0 or count >= len(chunks):
+        return chunks
+    return [chunks[round(index * (len(chunks) - 1) / max(1, count - 1))] for index in range(count)]

@@ -13,6 +13,7 @@ import copy
 import math
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from vesuvius_kit.budget import EpochBudget
 from vesuvius_kit.checks import InputValueError, check_duration
 from vesuvius_kit.competition import Competition
 from vesuvius_kit.config import RunConfig, config_to_dict
-from vesuvius_kit.console import no_progress
+from vesuvius_kit.console import how_to_go_on, no_progress
 from vesuvius_kit.diagnosis import suspect_loss
 from vesuvius_kit.inference import predict_volume
 from vesuvius_kit.lr import LegacyHandler
@@ -33,17 +34,23 @@ from vesuvius_kit.models import create_model
 from vesuvius_kit.patches import PatchDataset
 from vesuvius_kit.postprocess import make_mask
 from vesuvius_kit.training.averaging import WeightAverage
+from vesuvius_kit.training.batch_norm import SharedBatchNorm, has_batch_norm
 from vesuvius_kit.training.choices import (
     averages_weights,
     choose_rate,
+    choose_scored,
     inference_window,
+    labelled_share,
     make_controller,
     make_loss,
+    make_validation_patches,
     may_roll_back,
     read_labels,
 )
 from vesuvius_kit.training.evidence import N_PATCHES, gather_evidence
+from vesuvius_kit.training.interrupts import InterruptWatch, ignore_interrupts
 from vesuvius_kit.training.log import append_line, read_lines, without_nan
+from vesuvius_kit.training.preflight import check_run, lock_folds
 from vesuvius_kit.training.processes import (
     dtype_of,
     gather_rows,
@@ -52,7 +59,14 @@ from vesuvius_kit.training.processes import (
     start_accelerator,
     take_from_main,
 )
-from vesuvius_kit.training.run import RESUMED_FROM, Run, RunState
+from vesuvius_kit.training.run import (
+    RESUMED_FROM,
+    Run,
+    RunState,
+    check_start,
+    find_start,
+    kept_precision,
+)
 from vesuvius_kit.volume import SURFACE, UNLABELLED, read_volume
 
 logger = get_main_logger(__name__)
@@ -82,8 +96,10 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
     fresh : bool
         Move an earlier run aside and start from nothing.
     resume_from : str or Path, optional
-        Start from the weights, optimiser and epoch of that checkpoint although the configuration differs. A changed
-        learning rate or schedule starts a new controller with the new rate as its base.
+        Start from the weights, optimiser and epoch of that checkpoint although the configuration differs; a run's folder
+        stands for the ``last`` of each fold. Another learning rate or schedule (under ``cosine`` and ``polynomial`` another
+        number of epochs too) starts a new controller with the new rate as its base; otherwise its reductions, failed raises and
+        cool-downs go on. Given again, the same call goes on with the run that was started so.
     progress : callable
         Wraps epochs, steps and windows, in tqdm's calling form.
 
@@ -95,7 +111,9 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
     Raises
     ------
     InputError
-        Bad data or settings; an earlier run with other settings and neither ``fresh`` nor ``resume_from``.
+        Bad data or settings; an earlier run with other settings and neither ``fresh`` nor ``resume_from``; a checkpoint that
+        has done all epochs, or whose weights were trained on chunks a fold validates on; a folder with another run than the
+        one that was started from it.
     TrainingDivergedError
         The loss is no longer finite.
     """
@@ -104,24 +122,31 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
     competition = Competition(config.data)
     competition.audit_pairs()
     splits = competition.folds(config.n_folds, config.train.seed)
-    try:
-        for fold in config.folds:
-            folder = Path(config.output) / f"fold_{fold}"
-            _train_fold(config, folder, *splits[fold], fresh, resume_from, budget, progress)
-    finally:
-        release_accelerator()
+    folders = {fold: Path(config.output) / f"fold_{fold}" for fold in config.folds}
+    starts = {fold: find_start(resume_from, fold) for fold in config.folds}
+    for fold, folder in folders.items():
+        check_start(config, folder, starts[fold], [chunk.id for chunk in splits[fold][1]], fresh)
+    check_run(config, splits)
+    with lock_folds(config), InterruptWatch() as watch:
+        try:
+            for fold, folder in folders.items():
+                _train_fold(config, folder, *splits[fold], fresh, starts[fold], budget, watch, progress)
+        finally:
+            release_accelerator()
     return Path(config.output)
 
 
-def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_from, budget, progress):
+def _train_fold(config, folder, train_chunks, validation_chunks, fresh, start, budget, watch, progress):
     settings = config.train
-    accelerator = start_accelerator(config.predict.device, settings.precision)
+    kept = None if fresh else kept_precision(folder)
+    accelerator, precision = start_accelerator(config.predict.device, settings.precision, kept)
+    logger.info("precision: %s", precision.to_text())
     _check_processes(settings.batch_size, accelerator.num_processes)
-    if not accelerator.is_main_process:
-        progress = no_progress
+    progress = watch.watched(progress if accelerator.is_main_process else no_progress)
     threads = torch.get_num_threads()
     torch.manual_seed(settings.seed)
     model = create_model(config.model.name, normalisation=config.model.normalisation, **config.model.options)
+    chunk_ids = sorted(chunk.id for chunk in train_chunks)
     run = Run(
         config,
         folder,
@@ -130,9 +155,9 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_f
         torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
         make_controller(config),
         WeightAverage(),
-        RunState(chunk_ids=sorted(chunk.id for chunk in train_chunks)),
+        RunState(chunk_ids=chunk_ids, trained_on=chunk_ids, precision=precision.to_dict()),
     )
-    run.resume(fresh, resume_from)
+    run.resume(fresh, start)
     state, controller = run.state, run.controller
     if state.epoch >= settings.num_epochs or state.stopped_early:
         logger.info(
@@ -155,7 +180,10 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_f
             # Each process has its own clock; all stop together.
             if settings.budget is not None and not take_from_main(budget.has_time()):
                 logger.info(
-                    "the budget of %s ends before epoch %d would; the same command goes on", settings.budget, epoch
+                    "the budget of %s ends before epoch %d would; %s",
+                    settings.budget,
+                    epoch,
+                    _how_to_go_on(folder, fresh),
                 )
                 accelerator.wait_for_everyone()
                 return
@@ -172,13 +200,16 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_f
             evidence = _look_closely(run, epoch, loss_function, probe)
             validated = _validate_patches(accelerator, model, config, validation_loader)
             scored = None
-            if (epoch + 1) % settings.score_every_epochs == 0 or epoch + 1 == settings.num_epochs:
+            if _is_scored(settings, state, epoch, validated["loss"]):
                 scored = _score_volumes(config, accelerator, model, validation_chunks, progress)
             better_loss, better_score = _update_best(state, epoch, validated["loss"], scored)
             stops_early = 0 < settings.early_stopping_patience <= state.epochs_without_improvement
             ends = stops_early or epoch + 1 == settings.num_epochs
             averaged = None
             if ends and run.average.count:
+                if has_batch_norm(model):
+                    with _one_batch(accelerator):
+                        run.average.renew_statistics(model, _images_of_epoch(run, epoch, train_loader, progress))
                 with run.average.applied_to(model):
                     averaged = {
                         "validation": _validate_patches(accelerator, model, config, validation_loader),
@@ -187,6 +218,7 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_f
             line = {
                 "epoch": epoch,
                 "rate": rate,
+                "precision": state.precision,
                 "loss_weights": loss_function.weights,
                 "train": trained,
                 "validation": validated,
@@ -225,12 +257,17 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, resume_f
                 logger.info("stopped early: no better loss or score for %d epochs", state.epochs_without_improvement)
                 break
     except KeyboardInterrupt:
-        logger.warning(
-            "stopped in epoch %d of %s; the same command goes on from its last checkpoint", state.epoch, folder
-        )
-        raise
+        logger.warning("stopped in epoch %d of %s", state.epoch, folder)
+        raise KeyboardInterrupt(_how_to_go_on(folder, fresh)) from None
     run.drop_rollback()
     accelerator.wait_for_everyone()
+
+
+def _how_to_go_on(folder, fresh):
+    """What a person has to do after a stop, by what has been saved."""
+    if not (folder / "last").exists():
+        return "nothing of this fold is saved yet: the same command starts it again"
+    return f"{how_to_go_on(fresh)}, from the last checkpoint"
 
 
 def _train_epoch(run, epoch, model, optimizer, loss_function, loader, progress):
@@ -248,19 +285,22 @@ def _train_epoch(run, epoch, model, optimizer, loss_function, loader, progress):
     for step, batch in enumerate(steps, start=state.step):
         _seed_step(settings.seed, epoch, step, accelerator.process_index)
         optimizer.zero_grad(set_to_none=True)
-        logits = model(batch["image"])
-        total, components = loss_function(logits, read_labels(config, batch["label"]))
+        with _one_batch(accelerator):
+            logits = model(batch["image"])
+        labels = read_labels(config, batch["label"])
+        total, components = loss_function(logits, labels)
         accelerator.backward(total)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         # Each process has an equal part of the batch, so means over processes are means over the batch, and all agree
         # on whether the step is sound.
-        values = accelerator.reduce(torch.stack([total.detach(), *components.values()]), "mean")
+        share = labelled_share(labels)
+        values = accelerator.reduce(torch.stack([total.detach(), *components.values(), share]), "mean")
         finite = bool(torch.isfinite(values[0]) & torch.isfinite(norm))
         # One poisoned step would spoil the weights for good. The fp16 scaler skips it by itself, and must see it to adapt.
         if finite or accelerator.scaler is not None:
             optimizer.step()
         if finite:
-            seen.add(loss=values[0], gradient_norm=norm, **dict(zip(components, values[1:])))
+            seen.add(loss=values[0], gradient_norm=norm, **dict(zip(components, values[1:-1])), labelled=values[-1])
         done = step + 1
         if settings.save_every_steps and done % settings.save_every_steps == 0 and done < settings.steps_per_epoch:
             state.step, state.partial = done, seen.state_dict()
@@ -270,6 +310,25 @@ def _train_epoch(run, epoch, model, optimizer, loss_function, loader, progress):
     if not means:
         raise TrainingDivergedError(f"no step of the epoch had a finite loss and gradient ({skipped} skipped)")
     return {**means, "skipped_steps": skipped}
+
+
+def _one_batch(accelerator):
+    """A context in which the batches of all processes are one, for layers that look at more than a single patch."""
+    return SharedBatchNorm() if accelerator.num_processes > 1 else nullcontext()
+
+
+def _images_of_epoch(run, epoch, loader, progress):
+    """The training images of an epoch, as this process's share of every batch."""
+    loader.set_epoch(epoch)
+    for batch in progress(loader, desc="batch statistics", leave=False, total=run.config.train.steps_per_epoch):
+        yield batch["image"]
+
+
+def _is_scored(settings, state, epoch, loss):
+    """Whether whole volumes are scored after an epoch: when it is due, and where the run may end, so that it has a best."""
+    due = (epoch + 1) % settings.score_every_epochs == 0 or epoch + 1 == settings.num_epochs
+    better = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
+    return due or (not better and 0 < settings.early_stopping_patience <= state.epochs_without_improvement + 1)
 
 
 def _seed_step(*key):
@@ -308,8 +367,9 @@ def _validate_patches(accelerator, model, config, loader):
         total, components = loss_function(logits, label)
         for name, value in {"loss": total, **components}.items():
             sums[name] += float(value) * len(label)
+        # A patch without a labelled voxel has a loss of 0 and is no part of the mean.
+        sums["patches"] += int((label != UNLABELLED).flatten(1).any(1).sum())
         probability = logits.sigmoid()[:, 0][label != UNLABELLED].double()
-        sums["patches"] += len(label)
         sums["voxels"] += probability.numel()
         sums["surface"] += int((label == SURFACE).sum())
         sums["output"] += float(probability.sum())
@@ -326,9 +386,13 @@ def _validate_patches(accelerator, model, config, loader):
 def _score_volumes(config, accelerator, model, chunks, progress):
     """Mean competition score over whole validation volumes, predicted and repaired as a submission would be."""
     parts = ("score", "toposcore", "surface_dice", "voi_score")
-    chunks = _spread(chunks, config.train.validation_volumes)
+    chunks = choose_scored(config, chunks)
     rows = []
     for chunk in chunks[accelerator.process_index :: accelerator.num_processes]:
+        label = read_volume(chunk.label_path)
+        # The official score of a volume that nobody labelled is 1, whatever was predicted.
+        if not np.any(label != UNLABELLED):
+            continue
         probability = predict_volume(
             model,
             read_volume(chunk.image_path),
@@ -340,7 +404,7 @@ def _score_volumes(config, accelerator, model, chunks, progress):
             progress=progress,
         )
         mask = make_mask(probability, **config_to_dict(config.postprocess))
-        result = leaderboard_score(mask, read_volume(chunk.label_path))
+        result = leaderboard_score(mask, label)
         rows.append([getattr(result, part) for part in parts])
     rows = gather_rows(rows)
     # Summed exactly, so that the number of processes does not show in the last digit.
@@ -427,13 +491,7 @@ def _make_loaders(config, accelerator, model, train_chunks, validation_chunks):
         augmentation=Augmentation(patches.augmentation),
         **shared,
     )
-    # Held at epoch 0, so these are the same patches after every epoch.
-    validation_set = PatchDataset(
-        validation_chunks,
-        samples_per_epoch=settings.validation_patches,
-        patches_per_volume=math.ceil(settings.validation_patches / len(validation_chunks)),
-        **shared,
-    )
+    validation_set = make_validation_patches(config, validation_chunks, model.record.normalisation)
     # Training patches, unaltered, for the evidence.
     probe = PatchDataset(train_chunks, samples_per_epoch=N_PATCHES, **shared)
     wanted = settings.evidence_every_epochs > 0 and accelerator.is_main_process
@@ -441,7 +499,13 @@ def _make_loaders(config, accelerator, model, train_chunks, validation_chunks):
     processes = accelerator.num_processes
     mine = Subset(validation_set, range(accelerator.process_index, settings.validation_patches, processes))
     return (
-        DataLoader(train_set, batch_size=settings.batch_size, num_workers=settings.num_workers, pin_memory=pinned),
+        DataLoader(
+            train_set,
+            batch_size=settings.batch_size,
+            num_workers=settings.num_workers,
+            pin_memory=pinned,
+            worker_init_fn=ignore_interrupts,
+        ),
         DataLoader(mine, batch_size=settings.batch_size // processes, pin_memory=pinned),
         [probe[index] for index in range(len(probe))] if wanted else [],
     )
@@ -476,17 +540,13 @@ class _Means:
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
 
     def means(self):
-        return {name: float(total) / self.count for name, total in self._sums.items()}
+        # A patch without a labelled voxel has a loss of 0 and is no part of the mean.
+        sums = {name: float(total) for name, total in self._sums.items()}
+        labelled = sums.pop("labelled", 0.0) or math.nan
+        return {name: total / (self.count if name == "gradient_norm" else labelled) for name, total in sums.items()}
 
     def state_dict(self):
         return {"sums": {name: float(total) for name, total in self._sums.items()}, "count": self.count}
-
-
-def _spread(chunks, count):
-    """At most ``count`` chunks (0: all), evenly spread over the list."""
-    if count == 0 or count >= len(chunks):
-        return chunks
-    return [chunks[round(index * (len(chunks) - 1) / max(1, count - 1))] for index in range(count)]
 
 
 def _summary(line):

@@ -6,27 +6,54 @@ What a process must know alike, all of them learn here: values are averaged or g
 import logging
 import os
 import warnings
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import (
     DataLoaderConfiguration,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
 )
 
 from vesuvius_kit.checks import InputValueError
-from vesuvius_kit.inference import choose_device, choose_dtype
+from vesuvius_kit.inference import choose_device
+from vesuvius_kit.precision import Precision, choose_precision
 
 # One process may score a large volume while the others wait. A process that dies is noticed by the launcher, not by this.
 _LONGEST_WAIT = timedelta(hours=2)
 
+_TRUE, _FALSE = ("1", "yes", "on", "y", "t", "true"), ("", "0", "no", "off", "n", "f", "false")
+# What the environment may say to Accelerate, by `accelerate launch` or by hand, although the settings decide: where it says
+# anything else, it asks for something that the kit would not do. Of each, the values that ask for nothing, and the reason.
+_MUST_BE = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+        ("", "1"),
+        "gradients are not accumulated, train.batch_size is the batch",
+    ),
+    "ACCELERATE_DYNAMO_BACKEND": (("", "no"), "networks are not compiled"),
+    "ACCELERATE_USE_DEEPSPEED": (_FALSE, "processes share the batch and nothing else"),
+    "ACCELERATE_USE_FSDP": (_FALSE, "processes share the batch and nothing else"),
+    "ACCELERATE_USE_MEGATRON_LM": (_FALSE, "processes share the batch and nothing else"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (_FALSE, "processes share the batch and nothing else"),
+    "ACCELERATE_USE_SAGEMAKER": (_FALSE, "processes are started by accelerate launch, torchrun or notebook_launcher"),
+    "ACCELERATE_DOWNCAST_BF16": (_FALSE, "there is no training on TPUs"),
+}
+# These change nothing that is computed and reach Accelerate; all others of its variables are hidden from it.
+_HARMLESS = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")
+_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+# With these MPI tells a process what launchers say in the variables above.
+_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
-def start_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
-    """Join the processes of this launch, each on a device of its own.
+
+def start_accelerator(
+    device: str = "auto", precision: str = "auto", kept: Precision | None = None
+) -> tuple[Accelerator, Precision]:
+    """Join the processes of this launch, each on a device of its own, all in the precision that the main one found.
 
     Parameters
     ----------
@@ -34,19 +61,26 @@ def start_accelerator(device: str = "auto", precision: str = "auto") -> Accelera
         ``auto`` is this process's own GPU, or the processor where there is none; ``cpu``; or, with one process only,
         a device such as ``cuda:1``.
     precision : str
-        ``auto``, ``fp32``, ``bf16`` or ``fp16``; see `vesuvius_kit.inference.choose_dtype`.
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``; see `choose_precision`.
+    kept : Precision, optional
+        What the run that goes on has computed in so far; ``auto`` then means the same.
 
     Returns
     -------
-    accelerate.Accelerator
+    accelerator : accelerate.Accelerator
         It splits each batch of a prepared loader over the processes.
+    precision : Precision
+        The same in every process.
 
     Raises
     ------
     InputValueError
-        Not a device of this machine; one device for several processes.
+        Not a device of this machine; one device for several processes; fp16 on a processor; a variable of the environment that
+        asks Accelerate for something that the kit does not do.
     """
-    chosen = choose_device(device)
+    _check_launch()
+    chosen = choose_device(_ask_for_processor(device))
+    _check_environment(chosen)
     if chosen.type == "cuda":
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1
         if several and chosen.index is not None:
@@ -54,17 +88,118 @@ def start_accelerator(device: str = "auto", precision: str = "auto") -> Accelera
         own = int(os.environ.get("LOCAL_RANK", 0)) if several else chosen.index
         if own is not None:
             torch.cuda.set_device(own)
-    dtype = choose_dtype(precision, chosen)
     release_accelerator()
-    with warnings.catch_warnings():
-        # Processes on one processor share its threads; Accelerate divides them, and says so.
-        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
-        return Accelerator(
-            mixed_precision={torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype],
+    with _quiet_launch():
+        # The processes must have met before the main one can hand its precision on.
+        processes = PartialState(cpu=chosen.type == "cpu", timeout=_LONGEST_WAIT)
+    choice = _agree_on_precision(processes, precision, kept)
+    mixed_precision = {"fp32": "no"}.get(choice.name, choice.name)
+    _check_variable(
+        "ACCELERATE_MIXED_PRECISION", ("", "no", mixed_precision), f"train.precision decides, here {choice.name}"
+    )
+    with _quiet_launch():
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision,
             cpu=chosen.type == "cpu",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             dataloader_config=DataLoaderConfiguration(split_batches=True),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
         )
+    # Accelerate looks for a device by itself.
+    if accelerator.device.type != chosen.type:
+        raise InputValueError(
+            f"device must be one that Accelerate finds, got {chosen.type} and {accelerator.device.type}"
+        )
+    return accelerator, choice
+
+
+def _agree_on_precision(processes, precision, kept):
+    """The main process's choice in every process."""
+    choice = None
+    if processes.is_main_process:
+        if precision == "auto" and kept is not None:
+            choice = kept
+        else:
+            choice = choose_precision(precision, processes.device, training=True)
+    choice = take_from_main(choice)
+    if choice.name == "fp16" and processes.device.type == "cpu":
+        raise InputValueError(f"precision must be fp32 or bf16 to train on a CPU, got fp16 ({choice.source})")
+    return choice
+
+
+def _read(name) -> str:
+    return os.environ.get(name, "").strip().lower()
+
+
+def _check_launch() -> None:
+    """What a launcher says of the processes must be numbers that fit together: a forgotten variable would wait for ever."""
+    several = [name for name in _MPI if _read(name) not in ("", "1")]
+    if several and not all(_read(name) for name in _RANKS):
+        raise InputValueError(
+            f"several processes must be started by accelerate launch, torchrun or notebook_launcher, got {several[0]}="
+            f"{_read(several[0])}, as mpirun and srun set it"
+        )
+    given = {name: _read(name) for name in _RANKS if _read(name)}
+    for name, value in given.items():
+        if not value.isdecimal():
+            raise InputValueError(
+                f"{name} in the environment must be an integer >= 0, as a launcher sets it, got {value!r}"
+            )
+    size, rank = int(given.get("WORLD_SIZE", 1)), int(given.get("RANK", 0))
+    says_several = size > 1 or rank > 0 or "LOCAL_RANK" in given
+    if says_several and (len(given) < len(_RANKS) or rank >= size):
+        found = " ".join(f"{name}={value}" for name, value in given.items())
+        raise InputValueError(
+            f"RANK, LOCAL_RANK and WORLD_SIZE must all be set by a launcher such as torchrun, or none of them, got {found}"
+        )
+
+
+def _ask_for_processor(device: str) -> str:
+    """The device asked for; with ``accelerate launch --cpu`` the processor."""
+    value = _read("ACCELERATE_USE_CPU")
+    if value not in _TRUE + _FALSE:
+        raise InputValueError(f"ACCELERATE_USE_CPU in the environment must be true or false, got {value!r}")
+    if value in _FALSE or device == "cpu":
+        return device
+    if device != "auto":
+        raise InputValueError(
+            f"predict.device must be auto or cpu where the environment says ACCELERATE_USE_CPU={value}, got {device}"
+        )
+    return "cpu"
+
+
+def _check_environment(chosen: torch.device) -> None:
+    """Raise where a variable asks for something that will not be done: dropped in silence it would mislead."""
+    for name, (allowed, reason) in _MUST_BE.items():
+        _check_variable(name, allowed, reason)
+    _check_variable("ACCELERATE_TORCH_DEVICE", ("", str(chosen)), f"predict.device decides, here {chosen}")
+    for name in _HARMLESS:
+        _check_variable(name, (*_FALSE, *_TRUE, "true or false"), "it is a switch")
+
+
+def _check_variable(name, allowed, reason):
+    """The last of what is allowed is what the message proposes."""
+    if _read(name) not in allowed:
+        raise InputValueError(
+            f"{name} in the environment must be unset or {allowed[-1]} ({reason}), got {os.environ[name]!r}"
+        )
+
+
+@contextmanager
+def _quiet_launch():
+    """Within the ``with`` statement Accelerate finds no variable of its own but the harmless ones."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if _is_hidden(name)}
+    try:
+        with warnings.catch_warnings():
+            # Processes on one processor share its threads; Accelerate divides them, and says so.
+            warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+            yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith("ACCELERATE_") and (name not in _HARMLESS or not os.environ[name].strip())
 
 
 def get_main_logger(name: str) -> logging.Logger:

@@ -7,12 +7,22 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from vesuvius_kit.checkpoint import link_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
-from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.checkpoint import (
+    FILE_NAME,
+    link_checkpoint,
+    load_checkpoint,
+    read_checkpoint_header,
+    remove_leftovers,
+    restore_optimizer,
+    save_checkpoint,
+)
+from vesuvius_kit.checks import InputNotFoundError, InputValueError, make_folder, name_os_errors
 from vesuvius_kit.config import RunConfig, changed_settings, config_to_dict, config_to_yaml
 from vesuvius_kit.lr import BoundedLR, LegacyHandler
+from vesuvius_kit.precision import Precision
 from vesuvius_kit.training.averaging import WeightAverage
-from vesuvius_kit.training.log import drop_lines
+from vesuvius_kit.training.choices import averages_weights
+from vesuvius_kit.training.log import ASIDE_NAME, drop_lines
 from vesuvius_kit.training.processes import gather_rows, get_main_logger
 
 logger = get_main_logger(__name__)
@@ -28,6 +38,18 @@ FREE_SETTINGS = (
     "train.budget",
     "predict.batch_size",
     "predict.device",
+)
+
+# Settings that decide on which patches, and by which yardstick, the validation loss is taken.
+_YARDSTICK = (
+    "loss.",
+    "n_folds",
+    "patches.size",
+    "patches.surface_fraction",
+    "patches.max_unlabelled_fraction",
+    "patches.cache_volumes",
+    "train.seed",
+    "train.validation_patches",
 )
 
 # How the history begins to tell of a start from another run's checkpoint.
@@ -64,8 +86,14 @@ class RunState:
         For how many epochs in a row it rose.
     chunk_ids : list of str
         Chunks the run trains on.
+    trained_on : list of str
+        Chunks that these weights have ever been trained on: the run's own, and those of every run it goes on from.
+    resumed_from : str or None
+        The checkpoint of another run that this one was started from.
     history : list of str
         Starts, resumes and what was changed at each.
+    precision : dict
+        What the run computes in, and the timings behind it, as `Precision.to_dict` returns it.
     """
 
     epoch: int = 0
@@ -81,7 +109,10 @@ class RunState:
     last_loss: float | None = None
     rising_epochs: int = 0
     chunk_ids: list = field(default_factory=list)
+    trained_on: list = field(default_factory=list)
+    resumed_from: str | None = None
     history: list = field(default_factory=list)
+    precision: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -117,15 +148,15 @@ class Run:
     average: WeightAverage
     state: RunState
 
-    def resume(self, fresh: bool = False, resume_from=None) -> None:
+    def resume(self, fresh: bool = False, start: Path | None = None) -> None:
         """Go to where the run in the folder stands, or prepare the folder for a start.
 
         Parameters
         ----------
         fresh : bool
             Move an earlier run aside first.
-        resume_from : str or Path, optional
-            Checkpoint to start from, under other settings, when the folder holds no run.
+        start : pathlib.Path, optional
+            Checkpoint to start from, under other settings, when the folder holds no run; see `check_start`.
 
         Raises
         ------
@@ -133,23 +164,32 @@ class Run:
             The run in the folder has other settings or chunks; no usable checkpoint; processes that see different
             folders.
         """
-        if self.accelerator.is_main_process:
-            if fresh:
-                _move_aside(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self.accelerator.wait_for_everyone()
         last = self.folder / "last"
-        if last.exists():
+        if last.exists() and not fresh:
             self._go_on(last)
-        elif resume_from is not None:
-            self._start_from(resume_from)
+        elif start is not None:
+            self._start_from(start)
         else:
             self.state.history.append("epoch 0: started")
         stands = gather_rows([(self.state.epoch, self.state.step)])
         if len(set(stands)) > 1:
             raise InputValueError(f"output must be one folder that all machines share, got (epoch, step) {stands}")
+        # Only now, when every process has read what it starts from, and nothing is left to refuse.
         if self.accelerator.is_main_process:
-            drop_lines(self.folder / "log.jsonl", self.state.epoch)
+            if fresh:
+                _move_aside(self.folder)
+            make_folder(self.folder)
+            for name in ("last", "best", "rollback"):
+                remove_leftovers(self.folder / name)
+            aside = drop_lines(self.folder / "log.jsonl", self.state.epoch)
+            if aside:
+                logger.warning(
+                    "%d lines of %s are no epoch of a run: they are left out and kept in %s",
+                    aside,
+                    self.folder / "log.jsonl",
+                    self.folder / ASIDE_NAME,
+                )
+        self.accelerator.wait_for_everyone()
 
     def save(self, name: str) -> None:
         """Write a checkpoint: ``last`` to resume from, ``rollback`` to go back to, or ``best``, without the optimiser.
@@ -224,14 +264,15 @@ class Run:
         self.controller.load_state_dict(checkpoint.state["controller"])
         self._note("resumed")
 
-    def _start_from(self, resume_from) -> None:
+    def _start_from(self, start) -> None:
         """Another run's weights, optimiser, epoch, counters and history, under the settings of this one."""
-        checkpoint = load_checkpoint(resume_from)
+        checkpoint = load_checkpoint(start)
         if checkpoint.record != self.model.record:
             raise InputValueError(
-                f"model must be that of {resume_from}, {checkpoint.record.to_dict()}, got {self.model.record.to_dict()}"
+                f"model must be that of {start}, {checkpoint.record.to_dict()}, got {self.model.record.to_dict()}"
             )
         changes = self._changes(checkpoint)
+        before = checkpoint.state["run"]
         self._restore(checkpoint)
         # Its best weights stay in its own folder; this run's are still to come.
         own = (
@@ -243,27 +284,41 @@ class Run:
             "rollbacks",
             "step",
             "partial",
+            "precision",
         )
-        self.state = RunState(**{**checkpoint.state["run"], **{name: getattr(self.state, name) for name in own}})
-        notes = [f"{RESUMED_FROM} {resume_from}", *changes]
-        if any(change.startswith(("lr.", "train.learning_rate", "train.num_epochs")) for change in changes):
+        self.state = RunState(**{**before, **{name: getattr(self.state, name) for name in own}})
+        self.state.trained_on = sorted({*_trained_on(before), *self.state.chunk_ids})
+        self.state.resumed_from = str(start.resolve())
+        notes = [f"{RESUMED_FROM} {start}", *changes]
+        if self._has_another_rate(changes):
             self.controller.load_state_dict({**self.controller.state_dict(), "epoch": self.state.epoch})
-            notes.append(f"the learning rate has the new base {self.controller.base_lr:g}")
+            notes.append(f"the learning rate starts anew from the base {self.controller.base_lr:g}")
         else:
             self.controller.load_state_dict(checkpoint.state["controller"])
-        if checkpoint.state["run"].get("stopped_early"):
+        if before.get("stopped_early"):
             self.state.epochs_without_improvement = 0
             notes.append("it had stopped early: patience starts anew")
+        if before["chunk_ids"] != self.state.chunk_ids:
+            notes.append(f"trains on {len(self.state.chunk_ids)} chunks, not on the same {len(before['chunk_ids'])}")
         # A schedule of weights that ends elsewhere changes the yardstick of the validation loss too.
-        kinds = ("loss.", "train.num_epochs") if self.config.loss.schedule else ("loss.",)
-        if any(change.startswith(kinds) for change in changes):
+        kinds = (*_YARDSTICK, "train.num_epochs") if self.config.loss.schedule else _YARDSTICK
+        if any(change.startswith(kinds) for change in changes) or before["chunk_ids"] != self.state.chunk_ids:
             self.state.best_loss = self.state.last_loss = None
             self.state.epochs_without_improvement = self.state.rising_epochs = 0
             self.controller.forget_best()
             notes.append("losses before and after do not compare: best loss and patience start anew")
+        if self.average.count and not averages_weights(self.config, self.state.epoch - 1):
+            self.average = WeightAverage()
+            notes.append("the mean of the weights starts anew: this run averages later ones")
         if not checkpoint.optimizer:
             notes.append("the checkpoint has no optimiser: it starts anew")
         self._note("; ".join(notes))
+
+    def _has_another_rate(self, changes) -> bool:
+        """Whether the saved state of the controller means nothing under the settings of this run."""
+        names = {"base_lr": "train.learning_rate", "n_epochs": "train.num_epochs"}
+        settings = {names.get(name, f"lr.{name}") for name in self.controller.depends_on} | {"lr.handler"}
+        return any(change.split(":")[0] in settings for change in changes)
 
     def _changes(self, checkpoint) -> list[str]:
         # A setting that is younger than the checkpoint had what is its default now.
@@ -286,6 +341,109 @@ class Run:
         logger.info("%s: %s", self.folder, note)
 
 
+def kept_precision(folder: Path) -> Precision | None:
+    """Return what the run in a folder has computed in so far, or None where there is none.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Of the fold.
+
+    Returns
+    -------
+    Precision or None
+    """
+    last = folder / "last"
+    noted = read_checkpoint_header(last)[1]["run"].get("precision") if last.exists() else None
+    return Precision.resumed(noted) if noted else None
+
+
+def find_start(resume_from, fold: int) -> Path | None:
+    """Return the checkpoint that a fold is to start from.
+
+    Parameters
+    ----------
+    resume_from : str, Path or None
+        A checkpoint (file or folder), a fold's folder (its ``last`` is taken), or a run's folder, which stands for the ``last``
+        of the same fold in it.
+    fold : int
+        Index of the fold.
+
+    Returns
+    -------
+    pathlib.Path or None
+        The file; None without ``resume_from``.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is none.
+    """
+    if resume_from is None:
+        return None
+    path = Path(resume_from)
+    places = [path, path / FILE_NAME, path / "last" / FILE_NAME, path / f"fold_{fold}" / "last" / FILE_NAME]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise InputNotFoundError(
+            f"--resume-from must be a checkpoint, or the folder of a run with fold_{fold}/last, got {path}"
+        )
+    return found
+
+
+def check_start(config: RunConfig, folder: Path, start: Path | None, validation_ids, fresh: bool) -> None:
+    """Raise unless a fold may start from a checkpoint: before the first of several folds is trained, and nothing is written.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The settings of this run.
+    folder : pathlib.Path
+        Of the fold.
+    start : pathlib.Path or None
+        As `find_start` returns it; with None everything may start.
+    validation_ids : sequence of str
+        Chunks the fold validates on.
+    fresh : bool
+        Whether a run in the folder will be moved aside.
+
+    Raises
+    ------
+    InputValueError
+        The folder holds a run that was not started from there; the checkpoint has done all epochs, or was trained on chunks
+        that the fold validates on.
+    """
+    if start is None:
+        return
+    last = folder / "last" / FILE_NAME
+    if last.exists() and not fresh:
+        origin = read_checkpoint_header(last)[1]["run"].get("resumed_from")
+        # The same command again goes on with the run; so does its own last checkpoint.
+        if str(start.resolve()) not in (origin, str(last.resolve())):
+            raise InputValueError(
+                f"--resume-from must be what the run in {folder} was started from, {origin or 'no checkpoint'} (leave it "
+                f"out to go on with that run, or give another --output), got {start}"
+            )
+        return
+    before = read_checkpoint_header(start)[1]["run"]
+    if before["epoch"] >= config.train.num_epochs:
+        raise InputValueError(
+            f"train.num_epochs must be more than the {before['epoch']} epochs that {start} has done, "
+            f"got {config.train.num_epochs}"
+        )
+    seen = sorted(_trained_on(before) & set(validation_ids))
+    if seen:
+        raise InputValueError(
+            f"{folder.name} must validate on chunks that the weights were not trained on, or its score says nothing: "
+            f"{start} was trained on {len(seen)} of its {len(validation_ids)} ({', '.join(seen[:3])}"
+            f"{', ...' if len(seen) > 3 else ''}); start {folder.name} without --resume-from, or from a checkpoint of that fold"
+        )
+
+
+def _trained_on(state) -> set:
+    return {*state.get("trained_on", []), *state["chunk_ids"]}
+
+
 def _fill_in(settings, defaults):
     """Settings, and defaults for those that are missing, section by section."""
     sections = {
@@ -304,4 +462,5 @@ def _move_aside(folder):
         number = 1
         while (target := folder.with_name(f"before_fresh_{number}_{folder.name}")).exists():
             number += 1
-        folder.rename(target)
+        with name_os_errors(f"move {folder} aside to {target.name}"):
+            folder.rename(target)
