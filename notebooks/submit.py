@@ -82,6 +82,8 @@ summary = write_submission(
     progress=show_progress,
 )
 print(f"{len(summary.predicted)} predicted, {len(summary.simple)} with a simple mask, {summary.seconds:.0f} s")
+if summary.failed:
+    print("a simple mask because the network's answer was not finite:", *summary.failed)
 
 # %% [markdown]
 # ## 4. Is it acceptable?
@@ -96,19 +98,21 @@ print(f"{summary.zip_path}: valid, {n_masks} masks, {summary.zip_path.stat().st_
 
 # %% [markdown]
 # ## 5. Look at it
-# The first test chunk, as the scanner saw it and with the predicted surface painted over: each wrap should carry one
-# thin unbroken line, on the side that faces the scroll's centre. Lines that jump from one wrap to the next are what
-# hurts the unwrapping most. (Paint in the black frame is harmless: the outermost voxels are never labelled, and
-# nothing counts there.)
+# The first test chunk that was predicted, as the scanner saw it and with the predicted surface painted over: each wrap
+# should carry one thin unbroken line, on the side that faces the scroll's centre. Lines that jump from one wrap to the
+# next are what hurts the unwrapping most. (Paint in the black frame is harmless: the outermost voxels are never
+# labelled, and nothing counts there.)
 
 # %%
-from IPython.display import Image
+from IPython.display import Image, display
 
 from vesuvius_kit.competition import Competition
 from vesuvius_kit.report import write_prediction_page
 from vesuvius_kit.volume import read_volume
 
-chunk = Competition(session.data).require_test()[0]
-mask = read_volume(session.working / "submission_masks" / f"{chunk.id}.tif")
-title = f"test chunk {chunk.id}, scroll {chunk.scroll_id or 'unknown'}: {mask.mean():.1%} surface"
-Image(write_prediction_page(session.working / "submission.png", read_volume(chunk.image_path), mask, title))
+for chunk in [chunk for chunk in Competition(session.data).require_test() if chunk.id in summary.predicted][:1]:
+    mask = read_volume(session.working / "submission_masks" / f"{chunk.id}.tif")
+    title = f"test chunk {chunk.id}, scroll {chunk.scroll_id or 'unknown'}: {mask.mean():.1%} surface"
+    display(
+        Image(write_prediction_page(session.working / "submission.png", read_volume(chunk.image_path), mask, title))
+    )

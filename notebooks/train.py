@@ -111,8 +111,9 @@ Image(write_training_page(session.working / "training.png", RUN))
 
 # %%
 from vesuvius_kit.diagnosis import diagnose
+from vesuvius_kit.run_folder import list_folds
 
-for fold in sorted(RUN.glob("fold_*")):
+for fold in list_folds(RUN):
     print(diagnose(fold).to_text())
 
 # %% [markdown]

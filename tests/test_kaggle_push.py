@@ -460,7 +460,7 @@ def test_a_data_set_that_is_still_hidden_when_the_server_hangs_is_not_created_tw
         ("PUT", "hang", "uploading install.py: no answer within 0.3 s"),
         ("SaveKernel", "hang", "pushing notebook .*: no answer within 0.3 s"),
         ("SaveKernel", "reset", "pushing notebook .*: the connection to 127.0.0.1 failed or broke"),
-        ("StartBlobUpload", "garbage", "uploading install.py: the answer is not one that this version"),
+        ("StartBlobUpload", "garbage", "uploading install.py: 127.0.0.1 answered with a web page"),
     ],
 )
 def test_a_fault_that_stays_ends_in_one_line_and_the_next_run_completes(

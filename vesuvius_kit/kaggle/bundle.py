@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import vesuvius_kit
-from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_folder
+from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_folder, make_folder
 from vesuvius_kit.kaggle import install
 from vesuvius_kit.kaggle.paths import BUNDLE_KIND, MANIFEST_NAME
 from vesuvius_kit.kaggle.wheels import (
@@ -149,7 +149,7 @@ def build_bundle(folder, *, checkout=None, with_imagecodecs: bool = False) -> Ma
     folder = Path(folder)
     checkout = Path(vesuvius_kit.__file__).parents[1] if checkout is None else check_folder("checkout", checkout)
     old_names = _check_target(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch:
         wheels = _collect(read_wheel(build_kit_wheel(checkout, scratch)), scratch, with_imagecodecs)
         for python_version in PYTHON_VERSIONS:

@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vesuvius_kit.kaggle.connection import Connection
+from vesuvius_kit.kaggle.connection import Connection, discreet
 from vesuvius_kit.kaggle.errors import KaggleError
 
 
@@ -34,6 +34,7 @@ class RemoteKernel:
 class KaggleClient(Connection):
     """What a user may ask of Kaggle; constructed as a `vesuvius_kit.kaggle.connection.Connection`."""
 
+    @discreet
     def dataset_state(self, dataset):
         """Return the processing state of a data set's newest version.
 
@@ -59,6 +60,7 @@ class KaggleClient(Connection):
         )
         return None if answer is None else answer.status.name
 
+    @discreet
     def dataset_version(self, dataset):
         """Return the number of a data set's newest version.
 
@@ -83,6 +85,7 @@ class KaggleClient(Connection):
         )
         return 0 if answer is None else answer.current_version_number or 0
 
+    @discreet
     def dataset_file(self, dataset, name):
         """Return the content of one small file of a data set's newest version.
 
@@ -114,6 +117,7 @@ class KaggleClient(Connection):
                 return archive.read(archive.namelist()[0])
         return answer
 
+    @discreet
     def create_dataset(self, dataset, title, files):
         """Create a private data set from uploaded files.
 
@@ -140,6 +144,7 @@ class KaggleClient(Connection):
             lambda: self.dataset_state(dataset) is not None,
         )
 
+    @discreet
     def create_dataset_version(self, dataset, notes, files):
         """Make uploaded files the newest version of a data set.
 
@@ -174,6 +179,7 @@ class KaggleClient(Connection):
         if answer is not None and (answer.error or (answer.status or "").lower() == "error"):
             raise KaggleError(self.scrub(f"{what}: {answer.error or 'refused without a reason'}"), kind="refused")
 
+    @discreet
     def kernel(self, kernel):
         """Return what Kaggle knows of a notebook's newest version.
 
@@ -206,6 +212,7 @@ class KaggleClient(Connection):
         }
         return RemoteKernel(known.current_version_number or 0, sources, answer.blob.source if answer.blob else "")
 
+    @discreet
     def push_kernel(self, kernel, folder, happened):
         """Push a notebook, which starts it.
 
@@ -234,6 +241,7 @@ class KaggleClient(Connection):
             raise KaggleError(self.scrub(f"{what}: {answer.error}"), kind="refused")
         return answer
 
+    @discreet
     def kernel_state(self, kernel, version):
         """Return the state of one version of a notebook and the reason if it failed.
 
@@ -262,6 +270,7 @@ class KaggleClient(Connection):
         )
         return answer.status.name, self.scrub(answer.failure_message or "")
 
+    @discreet
     def kernel_output(self, kernel, version):
         """Return where the files that one version of a notebook left can be fetched, and its log.
 
@@ -295,9 +304,10 @@ class KaggleClient(Connection):
             urls.update({file.file_name: file.url for file in answer.files or []})
             log = log or answer.log or ""
             if not answer.next_page_token or answer.next_page_token == token:
-                return urls, log
+                return urls, self.hide(log)
             token = answer.next_page_token
 
+    @discreet
     def submit(self, competition, kernel, version, file_name, description):
         """Submit the output of one version of a notebook to a code competition.
 
@@ -325,6 +335,7 @@ class KaggleClient(Connection):
         if answer is not None and not answer.ref and self.find_submission(competition, description) is None:
             raise KaggleError(self.scrub(f"{what}: {answer.message or 'refused without a reason'}"), kind="refused")
 
+    @discreet
     def find_submission(self, competition, description):
         """Return the newest submission with a description.
 

@@ -2,26 +2,36 @@
 
 The command line of Kaggle's client prints an error of the server and still exits 0, drops a file whose upload failed, waits
 for an answer without limit, and shows signed addresses. So the requests and responses here are those of the official client,
-and what surrounds them is ours: every failure is one `KaggleError` with one line.
+and what surrounds them is ours: every failure is one `KaggleError` (or an `InputError`, where a file or a setting here is the
+cause) with one line, whatever was raised below. `discreet` is the one way out: nothing passes it with a secret in it, and
+no exception that it raises leads to one that has.
 
 Uploads follow Google's resumable protocol, as the official client does: after a break the server says how much it holds.
 """
 
-import base64
 import contextlib
+import functools
 import io
 import json
 import logging
 import os
 import random
 import re
+import sys
+import tempfile
+import threading
 import time
+import traceback
+import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vesuvius_kit.checks import InputNotFoundError, check_file
+from vesuvius_kit.checks import InputError, InputNotFoundError, InputOSError, check_file, explain_os_error
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.kaggle.credentials import config_folder, find_credentials
+from vesuvius_kit.kaggle.discretion import Discretion
 from vesuvius_kit.kaggle.errors import KaggleError
+from vesuvius_kit.kaggle.network import PROXY_HINT, explain_failure, is_web_page
 from vesuvius_kit.volume import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -31,6 +41,31 @@ NO_CREDENTIALS = (
     "into ~/.kaggle/access_token (or KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json), got none that is valid"
 )
 CHUNK = 1 << 20
+LONGEST_MESSAGE = 300  # of the server's words, in characters
+_ANSWER_LIMIT = 5  # in silences: what a whole answer may take from a server that sends byte after byte
+_NOT_ACCEPTED = (400, 401, 403, 404)
+
+
+def discreet(method):
+    """Let nothing out of a method of `Connection` but results, `KaggleError` and `InputError` without secrets.
+
+    Parameters
+    ----------
+    method : callable
+        The method.
+
+    Returns
+    -------
+    callable
+        The same, guarded.
+    """
+
+    @functools.wraps(method)
+    def guarded(self, *arguments, **keywords):
+        return self._discreetly(method.__name__.replace("_", " "), lambda: method(self, *arguments, **keywords))
+
+    guarded.is_discreet = True
+    return guarded
 
 
 class Connection:
@@ -57,20 +92,47 @@ class Connection:
         self._timeout = timeout_seconds
         self._max_attempts = max_attempts
         self._sleep = sleep
-        self._secrets = set()
-        self._api = _make_api(timeout_seconds)
-        self._learn_secrets()
-        # At its debug level urllib3 writes down every address, the signed ones too.
-        logging.getLogger("urllib3.connectionpool").addFilter(_hide_queries)
-        try:
-            self._repeat("checking the credentials", lambda: self._quietly(self._api.authenticate))
-        except SystemExit:
-            raise InputNotFoundError(NO_CREDENTIALS) from None
-        self._learn_secrets()
-        self.owner = self._api.config_values.get("username", "").lower()
-        if not self.owner:
-            raise InputNotFoundError(NO_CREDENTIALS)
+        self._discretion = Discretion()
+        self._discreetly("checking the credentials", self._log_in)
 
+    def _log_in(self):
+        found = find_credentials()
+        for secret in found.secrets:
+            self._discretion.add(secret)
+        self._api = _make_api(self._timeout)
+        problems = []
+        for place in found.places:
+            problem = place if isinstance(place, str) else self._try_credential(place)
+            if problem is None:
+                break
+            problems.append(problem)
+        else:
+            raise InputNotFoundError(": ".join(filter(None, [NO_CREDENTIALS, "; ".join(problems)])))
+        if problems:
+            logger.info("%s; logged in as %s by %s", "; ".join(problems), self.owner, place.source)
+
+    def _try_credential(self, credential):
+        """Take a credential for this connection; why Kaggle does not accept it, or None."""
+        self._discretion.add(credential.key, credential.username)
+        what, token, username = "checking the credentials", credential.token, credential.username
+        try:
+            if credential.refresh_token and not token:
+                token = self._ask(what, lambda kaggle: _new_token(kaggle, credential.refresh_token))
+                self._discretion.add(token or "")
+            self._api.log_in(username, credential.key, token)
+            if token:
+                username = self._ask(what, lambda kaggle: _owner_of(kaggle, token)) or ""
+        except KaggleError as error:
+            if error.status not in _NOT_ACCEPTED or error.is_page:
+                raise
+            username = ""
+        if not username or not (token or credential.key):
+            return f"Kaggle does not accept what {credential.source} holds"
+        self._api.log_in(username, credential.key, token)
+        self.owner = username.lower()
+        return None
+
+    @discreet
     def upload(self, path, key, memory, progress=no_progress) -> str:
         """Upload one file and return the token that a data set is made from.
 
@@ -97,7 +159,7 @@ class Connection:
         if not resumed:
             token, url = self._start_upload(what, path)
             memory.note(key, token, url)
-        self._secrets.add(token)
+        self._discretion.add(token)
 
         def put():
             nonlocal broken
@@ -135,6 +197,7 @@ class Connection:
         import requests
 
         answer = requests.put(url, headers={"Content-Range": f"bytes */{size}"}, timeout=self._timeout)
+        _refuse_page(answer)
         if answer.status_code in (200, 201):
             return size
         if answer.status_code != 308:
@@ -154,7 +217,9 @@ class Connection:
         if answer.status_code == 308:
             raise requests.exceptions.ConnectionError("the server took only a part")
         answer.raise_for_status()
+        _refuse_page(answer)
 
+    @discreet
     def download(self, url, path, progress=no_progress):
         """Fetch one file; it appears under its name only when it is complete.
 
@@ -169,23 +234,38 @@ class Connection:
         """
         import requests
 
-        path = Path(path)
+        path, what = Path(path), f"fetching {Path(path).name}"
 
         def fetch():
             with requests.get(url, stream=True, timeout=self._timeout) as answer:
                 answer.raise_for_status()
-                size = int(answer.headers.get("Content-Length", 0))
-                written = 0
+                if path.suffix.lower() not in (".html", ".htm"):
+                    _refuse_page(answer)
                 with write_atomically(path, "wb") as stream:
-                    chunks = answer.iter_content(CHUNK)
-                    show = progress if size > 8 * CHUNK else no_progress
-                    for chunk in show(chunks, total=-(-size // CHUNK) or None, desc=path.name, unit="MB"):
+                    for chunk in self._incoming(what, answer, path.name, progress):
                         stream.write(chunk)
-                        written += len(chunk)
-                    if size and written < size and "Content-Encoding" not in answer.headers:
-                        raise requests.exceptions.ConnectionError(f"{written} of {size} bytes came")
 
-        self._repeat(f"fetching {path.name}", fetch)
+        self._repeat(what, fetch)
+
+    def _incoming(self, what, answer, name, progress):
+        """The pieces of a file; their errors are told here, lest the disk be blamed for them where they are written."""
+        announced = answer.headers.get("Content-Length", "")
+        size, arrived = int(announced) if announced.isdecimal() else 0, 0
+        show = progress if size > 8 * CHUNK else no_progress
+
+        def pieces():
+            try:
+                yield from answer.iter_content(CHUNK)
+                return
+            except Exception as raised:
+                error = self._explain(what, raised)
+            raise error
+
+        for piece in show(pieces(), total=-(-size // CHUNK) or None, desc=name, unit="MB"):
+            arrived += len(piece)
+            yield piece
+        if size and arrived < size and "Content-Encoding" not in answer.headers:
+            raise KaggleError(f"{what}: the connection broke, {arrived} of {size} bytes came", kind="broken")
 
     def pause(self, seconds):
         """Sleep, as the client was told to.
@@ -239,28 +319,44 @@ class Connection:
         -------
         str
         """
-        text = " ".join(str(text).split())
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        text = re.sub(r"(?i)\b(bearer|basic)\s+[\w+/=.~-]{6,}", r"\1 ***", text)
-        return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?***", text)
+        return self._discretion.scrub(text)
 
-    def _learn_secrets(self):
-        values = getattr(self._api, "config_values", {})
-        found = {
-            values.get("key"),
-            values.get("token"),
-            os.environ.get("KAGGLE_KEY"),
-            os.environ.get("KAGGLE_API_TOKEN"),
-        }
-        for path in sorted(Path("~/.kaggle").expanduser().glob("access_token*")):
-            found.add(path.read_text(errors="replace").strip())
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stored = json.loads(Path("~/.kaggle/credentials.json").expanduser().read_text())
-            found |= {value for key, value in stored.items() if "token" in key and isinstance(value, str)}
-        if values.get("username") and values.get("key"):
-            found.add(base64.b64encode(f"{values['username']}:{values['key']}".encode()).decode())
-        self._secrets |= {secret for secret in found if secret and len(secret) >= 4}
+    def hide(self, text):
+        """Return a text of several lines without the user's secrets, see `scrub`.
+
+        Parameters
+        ----------
+        text : str
+            Anything that may be kept.
+
+        Returns
+        -------
+        str
+        """
+        return self._discretion.hide(text)
+
+    def _discreetly(self, what, act):
+        """Call ``act``; whatever it raises leaves as one line, and without a way to what was raised first."""
+        with self._discretion.watch():
+            try:
+                return act()
+            except BaseException as raised:
+                error = self._retell(what, raised)
+        # Outside of the handler: an exception raised within it would carry the first one as its context.
+        raise error
+
+    def _retell(self, what, raised):
+        """The exception to be seen in the place of another."""
+        if isinstance(raised, (KaggleError, InputError)):
+            text = self.scrub(raised)
+            if isinstance(raised, KaggleError):
+                error = KaggleError(text, raised.kind, raised.status, raised.retry_after, raised.is_page)
+            else:
+                error = type(raised)(text)
+            return error
+        if isinstance(raised, (KeyboardInterrupt, GeneratorExit)):
+            return type(raised)()
+        return self._explain(what, raised)
 
     def _ask(self, what, send, absent=()):
         """A request that may be repeated; None for a status in ``absent``."""
@@ -294,12 +390,13 @@ class Connection:
         for attempt in range(self._max_attempts):
             try:
                 return act()
-            except Exception as raised:
+            except InputError:
+                raise
+            except (Exception, SystemExit) as raised:
                 error = self._explain(what, raised)
-                if error is None:
-                    raise
-            if error.kind not in (("busy",) if only_busy else ("busy", "broken")) or attempt == self._max_attempts - 1:
-                raise error from None
+            passing = ("busy",) if only_busy else ("busy", "broken")
+            if isinstance(error, InputError) or error.kind not in passing or attempt == self._max_attempts - 1:
+                raise error
             self._back_off(what, error, attempt)
         raise AssertionError("unreachable: max_attempts is at least 1")
 
@@ -311,9 +408,13 @@ class Connection:
         self.pause(delay)
 
     def _send(self, send):
-        """One request through the official client."""
-        with self._api.build_kaggle_client() as kaggle:
-            return self._quietly(lambda: send(kaggle))
+        """One request through the official client, within a limit for the whole of it."""
+
+        def act():
+            with self._api.build_kaggle_client() as kaggle:
+                return send(kaggle)
+
+        return self._quietly(lambda: _within(_ANSWER_LIMIT * self._timeout, act))
 
     def _quietly(self, act):
         """The official client prints what it should raise or keep to itself."""
@@ -326,48 +427,99 @@ class Connection:
                 logger.debug("kaggle: %s", self.scrub(printed.getvalue()))
 
     def _explain(self, what, raised):
-        """The KaggleError for what a request raised; None for a mistake that is not Kaggle's."""
+        """The error, one line without secrets, for whatever a request raised."""
         import requests
 
-        if isinstance(raised, KaggleError):
+        if isinstance(raised, (KaggleError, InputError)):
             return raised
+        # What the line leaves out, for those who look for it.
+        logger.debug("%s", self.hide("".join(traceback.format_exception(raised))))
         if isinstance(raised, requests.exceptions.HTTPError) and raised.response is not None:
             return self._explain_status(what, raised.response, str(raised))
-        if isinstance(raised, requests.exceptions.Timeout):
+        if isinstance(raised, (requests.exceptions.Timeout, _TooSlow)):
             return KaggleError(f"{what}: no answer within {self._timeout:g} s", kind="broken")
         # JSONDecodeError is a ValueError in the standard library and a RequestException in requests.
-        if isinstance(raised, (json.JSONDecodeError, requests.exceptions.InvalidJSONError, KeyError)):
+        unreadable = (json.JSONDecodeError, requests.exceptions.InvalidJSONError, KeyError, zipfile.BadZipFile)
+        if isinstance(raised, unreadable):
             return KaggleError(
                 f"{what}: the answer is not one that this version of the kaggle client reads", kind="broken"
             )
-        if isinstance(raised, requests.exceptions.RequestException):
-            host = urlsplit(getattr(getattr(raised, "request", None), "url", None) or "").hostname or "Kaggle"
-            return KaggleError(f"{what}: the connection to {host} failed or broke", kind="broken")
-        return None
+        if isinstance(raised, _WebPage):
+            words = "answered with a web page: does this network want a log-in in the browser, or is there maintenance?"
+            return KaggleError(f"{what}: {raised} {words}", kind="broken", is_page=True)
+        if isinstance(raised, OSError) and raised.filename is not None:
+            # A file of this machine's; requests' own errors are OSErrors without one.
+            return InputOSError(self.scrub(f"{what}: {raised.filename}: {explain_os_error(raised)}"))
+        if isinstance(raised, OSError):
+            reason, kind = explain_failure(raised)
+            return KaggleError(self.scrub(f"{what}: {reason}"), kind)
+        words = self.scrub(raised)[:LONGEST_MESSAGE]
+        return KaggleError(f"{what}: the kaggle client failed ({type(raised).__name__}{f': {words}' if words else ''})")
 
     def _explain_status(self, what, response, text):
-        status = response.status_code
-        try:
-            message = response.json().get("message") or ""
+        status, is_page, content = response.status_code, False, None
+        with contextlib.suppress(ValueError, OSError):
+            is_page = is_web_page(response)
+            content = response.json()
+        if isinstance(content, dict):
+            message, code = content.get("message") or "", content.get("code")
             # The client turns a code in the body into an error, whatever the status line says.
-            status = response.json().get("code") or status if status < 400 else status
-        except (ValueError, AttributeError):
+            status = code if status < 400 and isinstance(code, int) else status
+        else:
             message = ""
-        kind = "busy" if status == 429 else "broken" if status >= 500 else "refused"
+        kind = "busy" if status == 429 else "broken" if status >= 500 else "blocked" if status == 407 else "refused"
         reason = {
             401: "Kaggle does not accept the credentials",
             403: "Kaggle denies access",
             404: "Kaggle knows no such thing",
+            407: f"the proxy asks for a name and a password, {PROXY_HINT}",
             409: "Kaggle reports a conflict",
             429: "Kaggle receives too many requests",
         }.get(status, "Kaggle answers with an error")
-        detail = f": {message[:300]}" if message else ""
+        # Scrubbed before it is cut, or half a secret may be left.
+        message = "with a web page, perhaps a proxy's" if is_page and not message else self.scrub(message)
+        detail = f": {message[:LONGEST_MESSAGE]}" if message else ""
         return KaggleError(
             self.scrub(f"{what}: {reason} (HTTP {status}){detail}"),
             kind,
             status,
             _seconds(response.headers.get("Retry-After")),
+            is_page,
         )
+
+
+class _TooSlow(Exception):
+    """An answer that never ended."""
+
+
+class _WebPage(Exception):
+    """An answer that is none, although its status says so: the network wants a log-in, or there is maintenance."""
+
+
+def _refuse_page(answer):
+    if answer.status_code < 300 and is_web_page(answer):
+        raise _WebPage(urlsplit(answer.url).hostname)
+
+
+def _within(seconds, act):
+    """Call ``act`` in a thread and wait so long: a time limit of a socket begins anew with every byte."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((act(), None))
+        except BaseException as raised:
+            outcome.append((None, raised))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise _TooSlow
+    result, raised = outcome[0]
+    if raised is not None:
+        raise raised
+    return result
 
 
 class _Counted:
@@ -392,49 +544,99 @@ class _Counted:
         return data
 
 
-def _hide_queries(record):
-    """A filter of log records: what follows the ? of an address is its signature."""
-    record.msg, record.args = re.sub(r"\?[^\s\"']+", "?***", record.getMessage()), ()
-    return True
-
-
 def _seconds(retry_after):
     """The number in a Retry-After header; a date is not worth reading."""
     return float(retry_after) if retry_after and re.fullmatch(r"\d+(\.\d+)?", retry_after) else None
 
 
+def _new_token(kaggle, refresh_token):
+    """An access token for what a log-in by browser left; it is not kept, the official client renews its own."""
+    from kagglesdk.kaggle_creds import KaggleCredentials
+
+    return KaggleCredentials(kaggle, refresh_token=refresh_token).generate_access_token().token
+
+
+def _owner_of(kaggle, token):
+    """Who a token belongs to; None if it is not valid."""
+    from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
+
+    request = IntrospectTokenRequest()
+    request.token = token
+    answer = kaggle.security.oauth_client.introspect_token(request)
+    return answer.username if answer.active else None
+
+
+def _import_client():
+    """The official client's class. Importing it authenticates, makes a folder, prints advice: none of it is wanted here."""
+    from kagglesdk.kaggle_http_client import KaggleHttpClient
+
+    def refuse(*_arguments):
+        raise ConnectionError("importing asks nobody")
+
+    call, KaggleHttpClient.call = KaggleHttpClient.call, refuse
+    before, folder = dict(os.environ), config_folder()
+    # Without credentials it calls exit(), which closes standard input before it raises.
+    stdin, sys.stdin = sys.stdin, io.StringIO()
+    try:
+        with tempfile.TemporaryDirectory() as nowhere, contextlib.redirect_stdout(io.StringIO()):
+            for name in before:
+                if name.startswith(("KAGGLE_", "VERBOSE")):
+                    del os.environ[name]
+            os.environ |= {"HOME": nowhere, "USERPROFILE": nowhere, "KAGGLE_CONFIG_DIR": nowhere}
+            from kaggle.api.kaggle_api_extended import KaggleApi
+
+            if KaggleApi.config_dir == nowhere:
+                # For others who use it in this process.
+                KaggleApi.config_dir, KaggleApi.config = str(folder), str(folder / KaggleApi.config_file)
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ |= before
+        KaggleHttpClient.call, sys.stdin = call, stdin
+    return KaggleApi
+
+
 def _make_api(timeout):
     """The official client with a time limit on every request and without its verbose mode, which prints the key."""
-    import requests
-    from kagglesdk.kaggle_http_client import KaggleHttpClient
+    try:
+        import requests
+
+        KaggleApi = _import_client()
+    except ImportError as error:
+        raise InputNotFoundError(
+            f"Kaggle's client must be installed (pip install 'kaggle>=2.2'), got {error}"
+        ) from error
 
     class Bounded(requests.adapters.HTTPAdapter):
         def send(self, request, **kwargs):
             kwargs["timeout"] = kwargs.get("timeout") or timeout
-            return super().send(request, **kwargs)
-
-    def refuse(*_arguments):
-        raise requests.exceptions.ConnectionError("importing asks nobody")
-
-    # Importing it authenticates, over the network and without a time limit, and prints advice: neither is wanted here.
-    call, KaggleHttpClient.call = KaggleHttpClient.call, refuse
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            from kaggle.api.kaggle_api_extended import KaggleApi
-    finally:
-        KaggleHttpClient.call = call
+            answer = super().send(request, **kwargs)
+            _refuse_page(answer)
+            return answer
 
     class Api(KaggleApi):
         args = ("--local",) if os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST" else ()
+        auth = None
+
+        def log_in(self, username, key, token):
+            values = {"username": username, "key": key, "token": token}
+            self.config_values = {name: value for name, value in values.items() if value}
+            self.auth = KaggleHttpClient.BearerAuth(token) if token else (username, key) if key else None
+            self._authenticated = True
 
         def build_kaggle_client(self):
             client = super().build_kaggle_client()
             http = client.http_client()
+            # Else it looks for credentials of its own, and sends them as they are.
+            http._signed_in = True
             http._init_session()
+            http._session.auth = self.auth
             for scheme in ("https://", "http://"):
                 http._session.mount(scheme, Bounded())
             return client
 
+    from kagglesdk.kaggle_http_client import KaggleHttpClient
+
     api = Api()
-    api.config_values = {}
+    api.log_in("", "", "")
     return api

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from vesuvius_kit.checks import InputError
+from vesuvius_kit.checks import InputError, make_folder
 from vesuvius_kit.console import no_progress
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.paths import COMPETITION_SLUG
@@ -79,7 +79,7 @@ def follow(client, run, folder, *, wait_seconds=RUN_WAIT_SECONDS, progress=no_pr
 
 def _fetch_output(client, run, output, progress, only_log=False):
     urls, log = client.kernel_output(run.kernel, run.version)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     with write_atomically(output / f"{run.kernel.split('/')[1]}.log") as stream:
         stream.write(log)
     for name, url in () if only_log else sorted(urls.items()):
@@ -87,7 +87,7 @@ def _fetch_output(client, run, output, progress, only_log=False):
         if not path.resolve().is_relative_to(output.resolve()):
             raise KaggleError(f"the output of {run.kernel}: a file must not lie outside of it, got {name!r}")
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             client.download(url, path, progress)
 
 

@@ -9,13 +9,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vesuvius_kit.checks import InputValueError, check_choice
+from vesuvius_kit.checks import InputValueError, check_choice, make_folder, name_os_errors
 from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, MODELS_SLUG
 from vesuvius_kit.volume import write_atomically
 
 PLACEHOLDER_OWNER = "OWNER"
 METADATA_NAME = "kernel-metadata.json"
 MODEL_ORIGINS = ("dataset", "train")
+LARGEST_JSON = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,76 @@ def kernel_metadata(name: str, owner: str = PLACEHOLDER_OWNER, *, models_from: s
     }
 
 
+def read_json_object(path) -> dict:
+    """Read a small JSON file that a person may have edited.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, in UTF-8 with or without a byte order mark.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputOSError
+        It cannot be read.
+    InputValueError
+        It is not JSON, holds a key twice, or something other than an object.
+    """
+    path = Path(path)
+    with name_os_errors(f"read {path}"):
+        content = path.read_bytes()
+    if len(content) > LARGEST_JSON:
+        raise InputValueError(f"{path} must have at most {LARGEST_JSON} bytes, got {len(content)}")
+    try:
+        found = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_refuse_repetition)
+    except UnicodeDecodeError as error:
+        raise InputValueError(f"{path} must be in UTF-8, got other bytes at {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputValueError(f"{path} must be JSON, got {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise InputValueError(f"{path} must hold a JSON object, got a {type(found).__name__}")
+    return found
+
+
+def _refuse_repetition(pairs):
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} twice")
+        found[key] = value
+    return found
+
+
+def find_edits(path, name: str) -> list[str]:
+    """Say what a person changed in a generated ``kernel-metadata.json``; a push sends the table's own values.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    name : str
+        "train", "submit" or "explore".
+
+    Returns
+    -------
+    list of str
+        The keys that differ, whoever the owner is; empty when none does.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, see `read_json_object`.
+    """
+    found, expected = read_json_object(path), kernel_metadata(name)
+    owner = found["id"].partition("/")[0] if isinstance(found.get("id"), str) else PLACEHOLDER_OWNER
+    expected = _with_owner(expected, owner)
+    return sorted(key for key in expected.keys() | found.keys() if found.get(key) != expected.get(key))
+
+
 def write_kernels(folder, owner: str = PLACEHOLDER_OWNER) -> list[Path]:
     """Write every kernel's metadata.
 
@@ -143,7 +214,7 @@ def write_kernels(folder, owner: str = PLACEHOLDER_OWNER) -> list[Path]:
     for name in KERNELS:
         text = json.dumps(kernel_metadata(name, owner), indent=2) + "\n"
         path = Path(folder) / name / METADATA_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with write_atomically(path) as stream:
             stream.write(text)
         written.append(path)
@@ -248,7 +319,7 @@ def _wrong_code(metadata, folder):
         return []
     try:
         content = json.loads(code.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or "cells" not in content:
         return [f"code_file must be a notebook as kernel_type says, got {code}"]

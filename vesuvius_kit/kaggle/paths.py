@@ -219,7 +219,7 @@ def _is_bundle(folder: Path) -> bool:
         return False
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, OSError, RecursionError):
         return False  # somebody else's file, not even JSON
     return isinstance(content, dict) and content.get("kind") == BUNDLE_KIND
 

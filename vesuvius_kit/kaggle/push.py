@@ -12,10 +12,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vesuvius_kit.checks import InputNotFoundError, InputValueError
+from vesuvius_kit.checks import InputNotFoundError, InputValueError, make_folder
 from vesuvius_kit.console import no_progress
 from vesuvius_kit.kaggle.errors import KaggleError
-from vesuvius_kit.kaggle.metadata import METADATA_NAME, kernel_metadata
+from vesuvius_kit.kaggle.metadata import METADATA_NAME, kernel_metadata, read_json_object
 from vesuvius_kit.kaggle.shipment import notebook_path, sha256_of
 from vesuvius_kit.kaggle.uploads import UploadMemory
 from vesuvius_kit.volume import write_atomically
@@ -214,7 +214,7 @@ def _remote_digest(client, ref, dataset):
     content = client.dataset_file(ref, dataset.manifest_name)
     try:
         return None if content is None else json.loads(content).get("digest")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         # Somebody else's file of that name: not ours, so it differs.
         return None
 
@@ -321,7 +321,7 @@ def _cells(text):
     try:
         cells = json.loads(text)["cells"]
         return [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -347,12 +347,16 @@ def forget_run(folder, kernel) -> None:
 
 def _read_state(folder):
     path = Path(folder) / STATE_NAME
-    if not path.is_file():
+    if not path.exists():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputValueError(f"{path} must be JSON, got {error}; remove it to start anew") from error
+    state = read_json_object(path)
+    for kernel, entry in state.items():
+        kinds = {"fingerprint": str, "url": str, "before": int, "version": int}
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+            raise InputValueError(
+                f"{path} must be as the kit wrote it, got another entry for {kernel}; remove it to start anew"
+            )
+    return state
 
 
 def _note(folder, kernel, entry):
@@ -360,6 +364,6 @@ def _note(folder, kernel, entry):
     state.pop(kernel, None)
     if entry is not None:
         state[kernel] = entry
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with write_atomically(Path(folder) / STATE_NAME) as stream:
         json.dump(state, stream, indent=1, sort_keys=True)

@@ -28,6 +28,7 @@ from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError,
 from vesuvius_kit.console import no_progress
 from vesuvius_kit.kaggle import execute
 from vesuvius_kit.kaggle.bundle import build_bundle
+from vesuvius_kit.kaggle.discretion import Discretion, is_secret_name
 from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, INPUT_VARIABLE
 from vesuvius_kit.kaggle.session import PROCESSES_VARIABLE, QUICK_SETTINGS, TRAIN_SLUG
 
@@ -63,6 +64,7 @@ _SETTINGS = {
     "train.steps_per_epoch": 4,
     "train.score_every_epochs": 2,
 }
+_START_SECONDS = 120.0  # of an interpreter, a kernel and their end, on a slow machine
 _SECRET = "rehearsed-secret-that-nothing-may-print"
 
 # A root of its own: everything of the machine's, and /kaggle, whose input is read-only as on Kaggle.
@@ -287,8 +289,10 @@ def check_saved(path, n_figures: int) -> list[str]:
     n_lines = streams["stdout"].count("\n") + streams["stdout"].count("\r")
     if n_lines > MOST_LINES:
         problems.append(f"the saved notebook must hold at most {MOST_LINES} lines of text, got {n_lines}")
-    if _SECRET in content:
-        problems.append("a secret of the session was printed")
+    discretion = Discretion()
+    discretion.add(_SECRET)
+    if discretion.shows(content):
+        problems.append("a secret of the session, or of this machine, was printed")
     return problems
 
 
@@ -356,9 +360,11 @@ def _mount_inputs(folder, kaggle, layout, run_type, models):
 
 
 def _environment(place, run_type, isolated, budget_seconds):
-    """The variables of a session; nothing of this one's Python or Kaggle shows through."""
+    """The variables of a session; nothing of this one's Python, Kaggle or secrets shows through."""
     hidden = ("KAGGLE", "VESUVIUS", "PYTHON", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(hidden) and not is_secret_name(name)
+    }
     environment |= {
         "HOME": str(place / "home"),
         # The phantom needs no GPU, and one that is here would ask for the full-size settings.
@@ -392,16 +398,22 @@ def _run(source, place, image, run_type, isolated, budget_seconds):
     words = [python, "-P", execute.__file__, source, place / "saved.ipynb", str(budget_seconds)]
     if isolated:
         words = _isolated(place, words)
-    started = time.monotonic()
-    done = subprocess.run(
-        [str(word) for word in words],
-        cwd=place / "kaggle" / "working",
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    started, limit = time.monotonic(), 2 * budget_seconds + _START_SECONDS
+    try:
+        done = subprocess.run(
+            [str(word) for word in words],
+            cwd=place / "kaggle" / "working",
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        return time.monotonic() - started, f"did not end within {limit:.0f} s"
     seconds = time.monotonic() - started
-    return seconds, "" if done.returncode == 0 else (done.stderr.strip() or f"ended with code {done.returncode}")
+    failure = "" if done.returncode == 0 else (done.stderr.strip() or f"ended with code {done.returncode}")
+    return seconds, Discretion().hide(failure)
 
 
 def _isolated(place, words):
@@ -415,9 +427,11 @@ def _can_isolate(folder):
         (place / name).mkdir(parents=True)
     words = _isolated(place, [sys.executable, "-c", "import os; os.listdir('/kaggle/input')"])
     try:
-        done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
-    except FileNotFoundError:
-        logger.warning("there is no unshare here: the notebooks run with the network, and without /kaggle")
+        done = subprocess.run(
+            [str(word) for word in words], capture_output=True, text=True, errors="replace", timeout=_START_SECONDS
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        logger.warning("there is no unshare here that works: the notebooks run with the network, and without /kaggle")
         return False
     if done.returncode:
         logger.warning("namespaces are not permitted here: %s", " ".join(done.stderr.split()))

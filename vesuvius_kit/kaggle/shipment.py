@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from vesuvius_kit.checks import InputValueError, check_choice, check_file
+from vesuvius_kit.checks import InputValueError, check_choice, check_file, make_folder
 from vesuvius_kit.kaggle.bundle import build_bundle
-from vesuvius_kit.kaggle.metadata import KERNELS, check_metadata, kernel_metadata
+from vesuvius_kit.kaggle.metadata import KERNELS, METADATA_NAME, check_metadata, find_edits, kernel_metadata
 from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, MANIFEST_NAME, MODELS_SLUG
 from vesuvius_kit.volume import write_atomically
+
+logger = logging.getLogger(__name__)
 
 MODELS_MANIFEST_NAME = "models.json"
 
@@ -97,6 +100,7 @@ def prepare_shipment(
     problems = check_metadata(metadata, checkout / "kernels" / kernel, allow_placeholder=True)
     if problems:
         raise InputValueError(f"the {kernel} kernel must be acceptable to Kaggle, got: {'; '.join(problems)}")
+    _mention_edits(checkout / "kernels" / kernel / METADATA_NAME, kernel)
     manifest = build_bundle(folder / "bundle", checkout=checkout, with_imagecodecs=with_imagecodecs)
     names = [MANIFEST_NAME, *(file.name for file in manifest.files)]
     files = {name: folder / "bundle" / name for name in names}
@@ -104,6 +108,13 @@ def prepare_shipment(
     if checkpoints:
         datasets.append(_models_dataset(checkpoints, folder / "models"))
     return Shipment(tuple(datasets), kernel, models_from, checkout)
+
+
+def _mention_edits(path, kernel):
+    """The file is for people and for the official client; an edit there would be lost without a word."""
+    edits = find_edits(path, kernel) if path.exists() else []
+    if edits:
+        logger.warning("%s was edited (%s): a push sends what the kit would write there", path, ", ".join(edits))
 
 
 def notebook_path(checkout, kernel) -> Path:
@@ -135,7 +146,7 @@ def _models_dataset(checkpoints, folder):
             files[Path(name).with_name("config.yaml").as_posix()] = path.parent / "config.yaml"
     hashes = {name: sha256_of(path) for name, path in sorted(files.items())}
     digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with write_atomically(folder / MODELS_MANIFEST_NAME) as stream:
         json.dump({"digest": digest, "files": hashes}, stream, indent=1, sort_keys=True)
     files[MODELS_MANIFEST_NAME] = folder / MODELS_MANIFEST_NAME

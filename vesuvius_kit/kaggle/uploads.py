@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+from vesuvius_kit.checks import InputOSError, explain_os_error, make_folder
 from vesuvius_kit.volume import write_atomically
 
 FILE_NAME = "uploads.json"
@@ -77,13 +78,22 @@ class UploadMemory:
 
     def _read(self):
         try:
-            return json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            entries = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, RecursionError):
             # A damaged memory costs an upload, no more.
             return {}
+        except OSError as error:
+            raise InputOSError(f"cannot read {self._path}: {explain_os_error(error)}") from error
+        return {key: entry for key, entry in entries.items() if _is_entry(entry)} if isinstance(entries, dict) else {}
 
     def _write(self, entries):
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         with write_atomically(self._path) as stream:
             os.chmod(stream.name, 0o600)
             json.dump(entries, stream, indent=1)
+
+
+def _is_entry(entry):
+    if not isinstance(entry, dict) or not isinstance(entry.get("time"), (int, float)):
+        return False
+    return all(isinstance(entry.get(name), str) for name in ("token", "url"))
