@@ -191,13 +191,18 @@ def test_line_endings_of_other_systems(ending):
     assert diagnose_bytes(TEXT.replace("\n", ending).encode()).run.lines == diagnose_bytes(TEXT.encode()).run.lines
 
 
-def test_of_two_runs_the_last_is_diagnosed():
+def test_of_several_runs_each_is_judged_and_the_worst_is_named():  # D8
     healthy = case_log(False, False, healthy_losses())
-    diagnosis = diagnose_bytes((case_log() + healthy).encode())
-    assert diagnosis.verdict == "healthy"
-    assert diagnosis.notes == ["2 runs one after the other: the last is diagnosed"]
-    assert len(diagnosis.run.lines) == 20
-    assert diagnose_bytes((healthy + case_log()).encode()).verdict == "loss first"
+    for text, number in ((case_log() + healthy, 1), (healthy + case_log(), 2)):
+        diagnosis = diagnose_bytes(text.encode())
+        assert (diagnosis.verdict, diagnosis.run.number) == ("loss first", number)
+        assert [other.verdict for other in diagnosis.others] == ["healthy"]
+        assert len(diagnosis.others[0].run.lines) == 20
+        shown = diagnosis.to_text()
+        assert shown.count("Verdict:") == 1
+        assert f"run {3 - number}, epochs 0 to 19: healthy" in shown
+    short = diagnose_bytes((healthy + case_log(False, False, [0.7, 0.6])).encode())
+    assert (short.verdict, short.healthy, short.others[0].verdict) == ("healthy", True, "too short to judge")
 
 
 def test_epochs_that_a_resume_repeated_count_once():
@@ -260,8 +265,8 @@ def test_a_component_that_cannot_be_read_is_left_out_and_said():
 def test_many_unreadable_lines_are_counted():
     text = "Epoch 0 Val - Loss: 0.6\n" + "Epoch x1 - Loss: none\n" * 50
     unread = diagnose_bytes(text.encode()).unread
-    assert len(unread) == 21
-    assert unread[-1] == "30 more lines like these"
+    assert len(unread) == 6
+    assert unread[-1] == "45 more lines like these"
 
 
 @settings(max_examples=200, deadline=None)
@@ -313,7 +318,7 @@ def test_the_settings_beside_a_run_are_read(tmp_path):
     settings_file.write_text("loss: {unlab: [\n")
     diagnosis = diagnose(tmp_path)
     assert diagnosis.healthy
-    assert diagnosis.unread[0].startswith("config.yaml: while parsing")
+    assert "config.yaml, line 2: " in diagnosis.unread[0]
 
 
 # --- faults, one at a time, at their thresholds ---------------------------------------------------------------------

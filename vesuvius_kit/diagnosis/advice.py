@@ -15,6 +15,11 @@ _CURED_LOSS = {
     "boundary_weight": 0.05,
     "variance_weight": 0.0,
 }
+# Where one of these is found, the rate is left alone.
+_LOSS_FIRST = frozenset(
+    ("labels", "zero_batches", "variance_reward", "conflict", "uniform_output", "standstill", "chance_level", "no_learning",
+     "standing_score")
+)  # fmt: skip
 # Which of two components in conflict gives way: the later one.
 _KEPT_FIRST = ("dice", "cross_entropy", "focal", "boundary", "cldice", "connectivity", "variance")
 
@@ -43,7 +48,7 @@ def advise(findings: list, lines: list[dict], config: dict | None = None) -> dic
         for section, settings in _CURES[finding.fault](finding, lines, config).items():
             for name, value in settings.items():
                 changes.setdefault(section, {}).setdefault(name, value)
-    if {"labels", "variance_reward", "conflict", "uniform_output", "standstill"} & set(faults):
+    if _LOSS_FIRST & set(faults):
         changes.get("train", {}).pop("learning_rate", None)
         changes.setdefault("lr", {})["allow_raise"] = False
     return {section: settings for section, settings in changes.items() if settings}
@@ -94,6 +99,17 @@ def _cure_uniform(finding, lines, config):
     return {"loss": {"dice_weight": 0.5, "cross_entropy_weight": 0.5, "variance_weight": 0.0}}
 
 
+def _cure_zero_batches(finding, lines, config):
+    return {
+        "loss": {"unlabelled_as_surface": False},
+        "patches": {"surface_fraction": 0.5, "max_unlabelled_fraction": 0.9},
+    }
+
+
+def _cure_no_learning(finding, lines, config):
+    return {"loss": {"unlabelled_as_surface": False, **_cure_uniform(finding, lines, config)["loss"]}}
+
+
 def _cure_runaway(finding, lines, config):
     return {"lr": {"handler": "bounded", "max_factor": 5.0}}
 
@@ -128,6 +144,11 @@ _CURES = {
     "high_rate": _cure_high_rate,
     "low_rate": _cure_low_rate,
     "overfitting": _cure_overfitting,
+    "parting": _cure_overfitting,
+    "zero_batches": _cure_zero_batches,
+    "chance_level": _cure_no_learning,
+    "no_learning": _cure_no_learning,
+    "standing_score": _cure_uniform,
 }
 
 

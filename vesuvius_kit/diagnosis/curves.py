@@ -64,6 +64,81 @@ def loss_curve(lines: list[dict]) -> list[tuple[int, float]]:
     return series(lines, "validation", "loss") or series(lines, "train", "loss")
 
 
+def floor_of(lines: list[dict]) -> float | None:
+    """Return the lowest value that the losses of a run can have, by what they had.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    float or None
+        0 for losses that were never negative, -1 for those that never fell below it, as the sum of a negative Dice and a cross
+        entropy is; None for any other, of which no share can be told.
+    """
+    values = [value for part in ("train", "validation") for _, value in series(lines, part, "loss")]
+    lowest = min(values, default=0.0)
+    return 0.0 if lowest >= 0 else -1.0 if lowest >= -1 else None
+
+
+def heights(lines: list[dict], part: str) -> list[tuple[int, float]]:
+    """Return how far the loss is above its floor, by epoch: what there is left to learn.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    part : str
+        ``train`` or ``validation``.
+
+    Returns
+    -------
+    list of (int, float)
+        Empty where the floor is not known.
+    """
+    floor = floor_of(lines)
+    return [] if floor is None else [(epoch, loss - floor) for epoch, loss in series(lines, part, "loss")]
+
+
+def scores_of(lines: list[dict]) -> dict[str, list[tuple[int, float]]]:
+    """Return the scores that a log of others holds, by name.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    dict of str to list of (int, float)
+        Epoch and value where it is finite.
+    """
+    found = {}
+    for line in lines:
+        scores = line.get("scores")
+        for name, value in scores.items() if isinstance(scores, dict) else ():
+            if math.isfinite(number_of(value)):
+                found.setdefault(name, []).append((line["epoch"], number_of(value)))
+    return found
+
+
+def begins_anew(lines: list[dict]) -> bool:
+    """Return whether the log begins where the training began, with weights that had learned nothing.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+
+    Returns
+    -------
+    bool
+    """
+    return lines[0]["epoch"] <= 1 and not lines[0].get("begins_trained")
+
+
 def find_plateau(lines: list[dict]) -> Plateau | None:
     """Return the plateau a run is on, if it is on one.
 
@@ -77,9 +152,10 @@ def find_plateau(lines: list[dict]) -> Plateau | None:
     Plateau or None
     """
     curve = loss_curve(lines)
-    best = None
+    best, floor = None, floor_of(lines)
+    spread = 0.0 if floor is not None or not curve else max(loss for _, loss in curve) - min(loss for _, loss in curve)
     for epoch, loss in curve:
-        if best is None or loss < best[1] - PLATEAU_DELTA * abs(best[1]):
+        if best is None or loss < best[1] - PLATEAU_DELTA * (spread if floor is None else best[1] - floor):
             best = (epoch, loss)
     if best is None or curve[-1][0] - best[0] < PLATEAU_EPOCHS:
         return None

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 from statistics import median
 
-from vesuvius_kit.diagnosis.curves import COMPONENTS, base_rate, number_of, part_of, series
+from vesuvius_kit.diagnosis.curves import COMPONENTS, base_rate, number_of, part_of, scores_of, series
 from vesuvius_kit.diagnosis.rate_faults import MAX_MULTIPLE
 from vesuvius_kit.volume import write_atomically
 
@@ -45,6 +45,7 @@ def draw_diagnosis(diagnosis, path) -> None:
     lines = diagnosis.run.lines
     panels = [_draw_losses]
     panels += [_draw_components] if _components(lines) else []
+    panels += [_draw_scores] if scores_of(lines) else []
     panels += [_draw_rate] if _rates(lines) or _multiples(lines) else []
     panels += [_draw_output] if series(lines, "validation", "output_std") else []
     panels += [_draw_cosines] if _cosines(lines) else []
@@ -97,6 +98,11 @@ _POINTED_AT = {
     "uniform_output": lambda found: (_draw_output, found["epochs"]),
     "low_rate": lambda found: (_draw_losses, found["epochs"]),
     "overfitting": lambda found: (_draw_losses, [found["best_epoch"]] * 2),
+    "parting": lambda found: (_draw_losses, [found["best_epoch"]] * 2),
+    "zero_batches": lambda found: (_draw_losses, found["epochs"]),
+    "chance_level": lambda found: (_draw_losses, found["epochs"]),
+    "no_learning": lambda found: (_draw_losses, found["epochs"]),
+    "standing_score": lambda found: (_draw_scores, found["epochs"]),
 }
 
 
@@ -228,6 +234,15 @@ def _draw_components(plot, diagnosis):
     if plot.get_yscale() == "linear":
         plot.set_ylim(bottom=0)
     _title(plot, "Components of the loss, before their weights")
+
+
+def _draw_scores(plot, diagnosis):
+    colours = (_GREEN, _SKY, _PINK, _INK, _BLUE, _ORANGE)
+    for number, (name, points) in enumerate(scores_of(diagnosis.run.lines).items()):
+        shown = number < len(colours)
+        style = {"color": colours[number], "label": name[:24]} if shown else {"color": "#D0D0D0", "zorder": 1}
+        _line(plot, points, **style)
+    _title(plot, "Scores, as the log calls them")
 
 
 def _rates(lines):

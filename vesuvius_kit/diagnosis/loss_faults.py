@@ -8,7 +8,9 @@ import math
 from statistics import fmean
 
 from vesuvius_kit.diagnosis.curves import (
+    begins_anew,
     find_plateau,
+    floor_of,
     loss_curve,
     mean_components,
     mean_evidence,
@@ -19,6 +21,7 @@ from vesuvius_kit.diagnosis.curves import (
     weights_of,
 )
 from vesuvius_kit.diagnosis.finding import Finding
+from vesuvius_kit.diagnosis.score_faults import GOOD_OVERLAP, falls_steadily, overlap_level
 
 # Labelled surface is 5 to 20 % of what a rightly read label shows: sheets of 2 voxels in bands of about 12; patches centred on
 # surface show a little more. With label 2 taken for surface it is 75 %, as in the plateau case.
@@ -38,6 +41,8 @@ SETTLED_EPOCH = 5
 SETTLED_EPOCHS = 3
 # A run that has halved its loss has learned; the plateau case had won 13 % when it stopped, its repetition in small 17 %.
 STUCK_GAIN = 0.3
+# Of a log without components, in which a plateau at a good result looks the same, less makes it a standstill.
+STUCK_GAIN_UNSEEN = 0.2
 # Learning that ends in the first third of what was run ended too early to be the end of a schedule.
 STUCK_PART = 1 / 3
 # A training loss that fell by a tenth since the best epoch goes on learning, if only by heart.
@@ -67,8 +72,16 @@ def find_wrong_labels(lines: list[dict], config: dict | None = None) -> Finding 
     shares = [value for _, value in series(lines, "validation", "surface_share")]
     asked = bool(setting_of(config, "loss", "unlabelled_as_surface"))
     share = fmean(shares) if shares else math.nan
-    if not asked and not share > MAX_SURFACE_SHARE:
+    told = lines[0].get("told_labels")
+    if not asked and not share > MAX_SURFACE_SHARE and not told:
         return None
+    if told and not asked and not share > MAX_SURFACE_SHARE:
+        return Finding(
+            "labels",
+            f'The labels are read wrongly: the log says "{told}", where 5 to 20 % surface is usual. Label 2 means that nobody '
+            "looked; counted as surface, it makes a uniform output nearly optimal.",
+            {"told": told, "usual": [0.05, 0.2], "epochs": span_of(lines)},
+        )
     seen = f"{100 * share:.0f} % of the voxels that the loss sees are surface" if shares else "the settings ask for it"
     return Finding(
         "labels",
@@ -227,9 +240,21 @@ def find_standstill(lines: list[dict], config: dict | None = None) -> Finding | 
     if plateau is None:
         return None
     curve = loss_curve(lines)
-    first, gain = curve[0][0], (curve[0][1] - plateau.best_loss) / abs(curve[0][1]) if curve[0][1] else 1.0
+    first, floor = curve[0][0], floor_of(lines)
+    height = 0.0 if floor is None else curve[0][1] - floor
+    gain = (curve[0][1] - plateau.best_loss) / height if height else 1.0
     part = (plateau.best_epoch - first) / max(plateau.last_epoch - first, 1)
-    if first > 1 or part > STUCK_PART or gain >= STUCK_GAIN or not _train_stands(lines, plateau.best_epoch):
+    enough = (
+        STUCK_GAIN if mean_components(lines[-SETTLED_EPOCHS:]) or "loss_weights" in lines[-1] else STUCK_GAIN_UNSEEN
+    )
+    if (
+        not begins_anew(lines)
+        or part > STUCK_PART
+        or gain >= enough
+        or not _train_stands(lines, plateau.best_epoch, floor)
+    ):
+        return None
+    if overlap_level(lines) >= GOOD_OVERLAP or falls_steadily(curve):
         return None
     stale = [loss for epoch, loss in curve if epoch > plateau.best_epoch]
     text = (
@@ -258,12 +283,12 @@ def _other(pair, name):
     return next(part for part in pair.split(",") if part != name)
 
 
-def _train_stands(lines, epoch):
+def _train_stands(lines, epoch, floor):
     """Whether the training loss too has stopped to fall; True where it was not logged."""
     curve = series(lines, "train", "loss")
     before = [loss for at, loss in curve if at <= epoch][-SETTLED_EPOCHS:]
     after = [loss for at, loss in curve if at > epoch][-SETTLED_EPOCHS:]
-    return not before or not after or fmean(after) > (1 - TRAIN_FALL) * fmean(before)
+    return not before or not after or fmean(after) - floor > (1 - TRAIN_FALL) * (fmean(before) - floor)
 
 
 def _standing_components(lines, epoch):

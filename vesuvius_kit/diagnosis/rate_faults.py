@@ -10,6 +10,9 @@ from statistics import fmean, median
 
 from vesuvius_kit.diagnosis.curves import (
     base_rate,
+    begins_anew,
+    floor_of,
+    heights,
     loss_curve,
     number_of,
     series,
@@ -18,6 +21,7 @@ from vesuvius_kit.diagnosis.curves import (
     since_new_weights,
 )
 from vesuvius_kit.diagnosis.finding import Finding
+from vesuvius_kit.diagnosis.score_faults import GOOD_OVERLAP, has_gained, overlap_level
 
 # The bounded controller's cap.
 MAX_MULTIPLE = 5.0
@@ -39,7 +43,7 @@ RISING_PART = 0.3
 CLIPPED_PART = 0.9
 # A whole run that wins less than a tenth, in falls almost every epoch, without slowing down.
 SLOW_GAIN = 0.1
-SLOW_PART = 0.9
+SLOW_PART = {"validation": 0.9, "train": 0.85}
 SLOW_EPOCHS = 8
 SLOW_CURVATURE = 0.4
 # The validation loss a sixth over its best for the last epochs while the training loss fell on by a tenth; healthy runs on few
@@ -51,6 +55,15 @@ OVERFIT_FALL = 0.1
 OVERFIT_EPOCHS = 5
 # A run that is rolled back never gets worse for long: two roll-backs of this kind are no accident.
 OVERFIT_ROLLBACKS = 2
+# In a long run, in means over several epochs: the validation loss a twentieth over its best, the training loss less than
+# 60 % of what it was then, and what is left to learn on the validation two and a half times what is left in training.
+PARTED_EPOCHS = 15
+PARTED_RISE = 0.05
+PARTED_FALL = 0.6
+PARTED_GAP = 2.5
+# Half of the training loss learned, and of the validation loss as good as nothing.
+BY_HEART_FALL = 0.5
+BY_HEART_KEPT = 0.95
 # A loss scaler skips a few steps in the first epochs while it finds its scale.
 SCALER_EPOCHS = 2
 MAX_SKIPPED = 3
@@ -83,6 +96,9 @@ def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | Non
         # A rate that was raised by somebody who wrote no intervention down. A schedule climbs more slowly than this.
         rates = [(line["epoch"], number_of(line.get("rate"))) for line in since_new_base(lines)]
         jumps = [epoch for (_, before), (epoch, after) in itertools.pairwise(rates) if after > JUMP * before]
+        if not config and "loss_weights" not in lines[-1]:
+            # In a log of others a jump may be a schedule's: it counts where the loss suffered from it.
+            jumps = [epoch for epoch in jumps if _has_suffered(lines, epoch)]
         multiples += [(epoch, rate / base) for epoch, rate in rates if jumps and epoch >= jumps[0]]
     multiples = [(epoch, multiple) for epoch, multiple in multiples if multiple > MAX_MULTIPLE * (1 + 1e-6)]
     if not multiples:
@@ -90,7 +106,8 @@ def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | Non
     at_epoch, highest = max(multiples, key=lambda pair: pair[1])
     first = min(epoch for epoch, _ in multiples)
     text = (
-        f"The learning rate ran away: past {MAX_MULTIPLE:g} times its base from epoch {first} on, {highest:.4g} times at epoch "
+        f"The learning rate ran away: past {MAX_MULTIPLE:g} times its base from epoch {first} on, "
+        f"{highest:.4g} times at epoch "
         f"{at_epoch}"
     )
     text += f", in {_count(interventions, 'intervention')}." if interventions else "."
@@ -102,6 +119,14 @@ def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | Non
         "base_rate": base,
     }
     return Finding("runaway", text, evidence)
+
+
+def _has_suffered(lines, epoch):
+    """Whether the loss was higher in the epochs after a jump of the rate than before it."""
+    curve = loss_curve(lines)
+    before = [loss for at, loss in curve if at < epoch][-LAST_EPOCHS:]
+    after = [loss for at, loss in curve if at >= epoch][-LAST_EPOCHS:]
+    return bool(before and after) and fmean(after) > fmean(before)
 
 
 def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | None:
@@ -119,9 +144,10 @@ def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | N
     Finding or None
     """
     lines = since_new_weights(lines)
-    curve = series(lines, "train", "loss")[1:]
-    if len(curve) < MIN_EPOCHS:
+    curve = heights(lines, "train")[1:]
+    if len(curve) < MIN_EPOCHS or has_gained(lines):
         return None
+    floor = floor_of(lines)
     losses = [loss for _, loss in curve]
     changes = [after - before for before, after in itertools.pairwise(losses)]
     scale = max(median(losses), 0.25 * losses[0])
@@ -131,9 +157,15 @@ def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | N
     thrown = fmean(abs(change) for change in changes) > THROWN * fmean(losses)
     last = fmean(losses[-LAST_EPOCHS:])
     if last > EXPLODED * min(losses) and last > losses[0]:
-        text = f"The training loss exploded, from {min(losses):.3g} at its best to {last:.3g} in the last epochs."
+        text = (
+            f"The training loss exploded, from {min(losses) + floor:.3g} at its best to {last + floor:.3g} "
+            f"in the last epochs."
+        )
     elif thrown and entropies and len(blind) >= len(entropies) / 2:
-        text = f"The loss is thrown about, and in {len(blind)} of {len(entropies)} epochs the output is worse than a coin's."
+        text = (
+            f"The loss is thrown about, and in {len(blind)} of {len(entropies)} epochs the output is worse "
+            f"than a coin's."
+        )
     elif thrown and len(rising) >= RISING_PART * len(changes):
         text = (
             f"The training loss is thrown about: it rose by a fifth or more in {len(rising)} of {len(changes)} epochs."
@@ -146,8 +178,8 @@ def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | N
     if norms and clipped >= CLIPPED_PART * len(norms):
         text += f" The gradient was over the clip of {clip:g} on average in {clipped} of {len(norms)} epochs."
     evidence = {
-        "best_loss": min(losses),
-        "last_loss": last,
+        "best_loss": min(losses) + floor,
+        "last_loss": last + floor,
         "rising_epochs": rising,
         "epochs": [curve[0][0], curve[-1][0]],
         "epochs_worse_than_a_coin": len(blind),
@@ -171,27 +203,46 @@ def find_low_rate(lines: list[dict], config: dict | None = None) -> Finding | No
     Finding or None
     """
     warmup = number_of(setting_of(config, "lr", "warmup_epochs"))
-    curve = loss_curve(lines)
-    if not curve or curve[0][0] > 1:
+    if not begins_anew(lines) or overlap_level(lines) >= GOOD_OVERLAP:
         return None
-    curve = [(epoch, loss) for epoch, loss in curve if epoch >= (warmup if math.isfinite(warmup) else 2)]
-    if len(curve) < SLOW_EPOCHS or curve[0][1] <= 0:
+    for part in ("validation", "train"):
+        curve = [(at, loss) for at, loss in heights(lines, part) if at >= (warmup if math.isfinite(warmup) else 2)]
+        if len(curve) < SLOW_EPOCHS or curve[0][1] <= 0:
+            continue
+        losses = [loss for _, loss in curve]
+        gain = (losses[0] - losses[-1]) / losses[0]
+        if gain >= SLOW_GAIN:
+            return None
+        if gain > 0 and _creeps(curve, gain, lines, SLOW_PART[part]):
+            break
+    else:
         return None
-    losses = [loss for _, loss in curve]
-    falls = [before - after for before, after in itertools.pairwise(losses)]
-    middle = len(losses) // 2
-    early, late = losses[0] - losses[middle], losses[middle] - losses[-1]
-    gain = (losses[0] - losses[-1]) / losses[0]
-    steady = sum(fall > 0 for fall in falls) >= SLOW_PART * len(falls)
-    if not (steady and 0 < gain < SLOW_GAIN and late >= SLOW_CURVATURE * early):
-        return None
+    floor = floor_of(lines)
     return Finding(
         "low_rate",
-        f"The rate is too low: the loss falls in nearly every epoch without slowing down, but only from {losses[0]:.4f} to "
-        f"{losses[-1]:.4f} in {len(losses)} epochs.",
-        {"gain": gain, "first_loss": losses[0], "last_loss": losses[-1], "epochs": [curve[0][0], curve[-1][0]],
+        f"The rate is too low: the {'training' if part == 'train' else 'validation'} loss falls in nearly "
+        f"every epoch without slowing "
+        f"down, but only from {losses[0] + floor:.4f} to {losses[-1] + floor:.4f} in {len(losses)} epochs.",
+        {"gain": gain, "first_loss": losses[0] + floor, "last_loss": losses[-1] + floor, "epochs": [curve[0][0], curve[-1][0]],
          "rate": number_of(lines[-1].get("rate"))},
     )  # fmt: skip
+
+
+def _creeps(curve, gain, lines, steady):
+    """Whether a loss falls in nearly every epoch and has not slowed down, or no more than a rate that was lowered."""
+    losses = [loss for _, loss in curve]
+    falls = [before - after for before, after in itertools.pairwise(losses)]
+    if sum(fall > 0 for fall in falls) < steady * len(falls):
+        return False
+    middle = len(losses) // 2
+    early, late = losses[0] - losses[middle], losses[middle] - losses[-1]
+    if late >= SLOW_CURVATURE * early:
+        return True
+    rates = {line["epoch"]: number_of(line.get("rate")) for line in lines}
+    used = [rates.get(epoch, math.nan) for epoch, _ in curve[1:]]
+    if gain >= SLOW_GAIN / 2 or not all(rate > 0 for rate in used):
+        return False
+    return late * sum(used[:middle]) >= SLOW_CURVATURE * early * sum(used[middle:])
 
 
 def find_overfitting(lines: list[dict], config: dict | None = None) -> Finding | None:
@@ -209,7 +260,7 @@ def find_overfitting(lines: list[dict], config: dict | None = None) -> Finding |
     Finding or None
     """
     lines = since_new_weights(lines)
-    validation, training = series(lines, "validation", "loss"), dict(series(lines, "train", "loss"))
+    validation, training, floor = heights(lines, "validation"), dict(heights(lines, "train")), floor_of(lines)
     if not validation:
         return None
     best_epoch, best = min(validation, key=lambda pair: pair[1])
@@ -223,19 +274,24 @@ def find_overfitting(lines: list[dict], config: dict | None = None) -> Finding |
         )
         if _has_parted(best, then, last, last_trained, validation[0][1]):
             text = (
-                f"The network over-fits: since epoch {best_epoch} the validation loss rose from {best:.4f} to {last:.4f}, "
-                f"while the training loss fell from {then:.4f} to {last_trained:.4f}."
+                f"The network over-fits: since epoch {best_epoch} the validation loss rose from {best + floor:.4f} to "
+                f"{last + floor:.4f}, while the training loss fell from {then + floor:.4f} to "
+                f"{last_trained + floor:.4f}."
             )
-            evidence = {"best_epoch": best_epoch, "best_loss": best, "last_loss": last}
-            return Finding("overfitting", text, {**evidence, "train_loss_then": then, "train_loss_last": last_trained})
+            evidence = {"best_epoch": best_epoch, "best_loss": best + floor, "last_loss": last + floor}
+            evidence |= {"train_loss_then": then + floor, "train_loss_last": last_trained + floor}
+            return Finding("overfitting", text, evidence)
     parted = [epoch for epoch in _rollbacks(lines) if _parted_before(epoch, validation, training)]
     if len(parted) < OVERFIT_ROLLBACKS:
         return None
     text = (
-        f"The network over-fits: it was rolled back {len(parted)} times, first after epoch {parted[0]}, and each time the "
+        f"The network over-fits: it was rolled back {len(parted)} times, first after epoch {parted[0]}, and "
+        f"each time the "
         "validation loss had risen while the training loss fell."
     )
-    return Finding("overfitting", text, {"best_epoch": best_epoch, "best_loss": best, "rolled_back_after": parted})
+    return Finding(
+        "overfitting", text, {"best_epoch": best_epoch, "best_loss": best + floor, "rolled_back_after": parted}
+    )
 
 
 def _has_parted(best, trained_then, last, last_trained, first):
@@ -258,6 +314,62 @@ def _parted_before(epoch, validation, training):
         return False
     best_epoch, best = min(before, key=lambda pair: pair[1])
     return _has_parted(best, training[best_epoch], losses[epoch], training[epoch], before[0][1])
+
+
+def find_parting(lines: list[dict], config: dict | None = None) -> Finding | None:
+    """A long run whose training loss leaves the validation loss far behind, which has turned and rises slowly.
+
+    Parameters
+    ----------
+    lines : list of dict
+        Epochs as in `log.jsonl`.
+    config : dict, optional
+        Not used.
+
+    Returns
+    -------
+    Finding or None
+    """
+    lines = since_new_weights(lines)
+    training, floor = dict(heights(lines, "train")), floor_of(lines)
+    both = [(epoch, height, training[epoch]) for epoch, height in heights(lines, "validation") if epoch in training]
+    width = max(OVERFIT_EPOCHS, len(both) // 20)
+    if len(both) < PARTED_EPOCHS + width:
+        return None
+    smooth = [
+        (
+            both[end - 1][0],
+            fmean(row[1] for row in both[end - width : end]),
+            fmean(row[2] for row in both[end - width : end]),
+        )
+        for end in range(width, len(both) + 1)
+    ]
+    best_epoch, best, then = min(smooth, key=lambda row: row[1])
+    last_epoch, last, last_trained = smooth[-1]
+    if begins_anew(lines) and last >= BY_HEART_KEPT * both[0][1] and last_trained <= BY_HEART_FALL * both[0][2]:
+        text = (
+            f"The network over-fits: it learns by heart. The training loss fell from {both[0][2] + floor:.4f} to "
+            f"{last_trained + floor:.4f}, the validation loss only went from {both[0][1] + floor:.4f} to "
+            f"{last + floor:.4f}."
+        )
+        evidence = {"best_epoch": best_epoch, "best_loss": best + floor, "last_loss": last + floor}
+        return Finding(
+            "parting", text, evidence | {"train_loss_then": then + floor, "train_loss_last": last_trained + floor}
+        )
+    since = sum(epoch > best_epoch for epoch, _, _ in smooth)
+    risen = last >= (1 + PARTED_RISE) * best
+    if since < PARTED_EPOCHS or not risen or last_trained > PARTED_FALL * then or last < PARTED_GAP * last_trained:
+        return None
+    text = (
+        f"The network over-fits: to epoch {last_epoch} the training loss fell to {last_trained + floor:.4f}, "
+        f"while the validation "
+        f"loss turned at epoch {best_epoch} ({best + floor:.4f}) and stands at {last + floor:.4f} (means of "
+        f"{width} epochs)."
+    )
+    evidence = {"best_epoch": best_epoch, "best_loss": best + floor, "last_loss": last + floor}
+    return Finding(
+        "parting", text, evidence | {"train_loss_then": then + floor, "train_loss_last": last_trained + floor}
+    )
 
 
 def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | None:
@@ -291,7 +403,8 @@ def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | 
         parts.append(f"the loss was not a number in {_count(len(broken), 'epoch')}, first in epoch {broken[0]}")
     if skipped:
         parts.append(
-            f"{sum(skipped.values())} steps were skipped in {_count(len(skipped), 'epoch')}, first in epoch {min(skipped)}"
+            f"{sum(skipped.values())} steps were skipped in {_count(len(skipped), 'epoch')}, first in epoch "
+            f"{min(skipped)}"
         )
     text = "Numbers broke: " + "; ".join(parts) + "."
     return Finding("not_finite", text, {"epochs": broken, "skipped_steps": skipped})

@@ -1,27 +1,35 @@
 """From a log to a diagnosis: every fault is looked for, the most basic one gives the verdict."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from vesuvius_kit.diagnosis import loss_faults, rate_faults
+from vesuvius_kit.diagnosis import loss_faults, rate_faults, score_faults
 from vesuvius_kit.diagnosis.advice import advice_yaml, advise
 from vesuvius_kit.diagnosis.curves import Plateau, find_plateau, loss_curve
 from vesuvius_kit.diagnosis.finding import Finding
-from vesuvius_kit.diagnosis.logs import RunLog, read_run
+from vesuvius_kit.diagnosis.logs import RunLog
+from vesuvius_kit.diagnosis.readers import read_runs
 
 # The most basic first: what stands earlier would make a cure of what stands later useless.
 FAULTS = {
     "labels": (loss_faults.find_wrong_labels, "labels first"),
+    "zero_batches": (score_faults.find_zero_batches, "labels first"),
     "variance_reward": (loss_faults.find_variance_reward, "loss first"),
     "conflict": (loss_faults.find_conflict, "loss first"),
+    "chance_level": (score_faults.find_chance_level, "does not learn"),
+    "no_learning": (score_faults.find_no_learning, "does not learn"),
     "standstill": (loss_faults.find_standstill, "loss first"),
     "not_finite": (rate_faults.find_not_finite, "not a number"),
     "runaway": (rate_faults.find_runaway, "rate runaway"),
     "high_rate": (rate_faults.find_high_rate, "rate too high"),
     "uniform_output": (loss_faults.find_uniform_output, "loss first"),
+    "standing_score": (score_faults.find_standing_score, "score stands still"),
     "low_rate": (rate_faults.find_low_rate, "rate too low"),
     "overfitting": (rate_faults.find_overfitting, "over-fitting"),
+    "parting": (rate_faults.find_parting, "over-fitting"),
 }
+# Worth knowing, but no fault of the run.
+REMARKS = (score_faults.find_disguised_loss,)
 HEALTHY = "healthy"
 TOO_SHORT = "too short to judge"
 # No trend shows in fewer epochs.
@@ -35,8 +43,9 @@ class Diagnosis:
     Parameters
     ----------
     verdict : str
-        ``labels first``, ``loss first``, ``not a number``, ``rate runaway``, ``rate too high``, ``rate too low``,
-        ``over-fitting``, ``healthy``, or ``too short to judge`` where nothing was found in a few epochs.
+        ``labels first``, ``loss first``, ``does not learn``, ``not a number``, ``rate runaway``, ``rate too high``,
+        ``score stands still``, ``rate too low``, ``over-fitting``, ``healthy``, or ``too short to judge`` where nothing
+        was found in a few epochs.
     findings : list of Finding
         What was found, the most basic first.
     best_epoch : int or None
@@ -53,6 +62,10 @@ class Diagnosis:
         What could not be read.
     run : RunLog
         What was read.
+    remarks : list of Finding
+        What is worth knowing without being wrong with the run.
+    others : list of Diagnosis
+        Of a log with several runs the other ones, in the order of the log; this one is the worst.
     """
 
     verdict: str
@@ -64,6 +77,8 @@ class Diagnosis:
     notes: list[str]
     unread: list[str]
     run: RunLog = field(repr=False)
+    remarks: list[Finding] = field(default_factory=list)
+    others: list["Diagnosis"] = field(default_factory=list, repr=False)
 
     @property
     def healthy(self) -> bool:
@@ -78,9 +93,19 @@ class Diagnosis:
         str
             Several lines, without a line ending.
         """
-        lines = self.run.lines
-        span = f"epochs {lines[0]['epoch']} to {lines[-1]['epoch']}" if len(lines) > 1 else f"epoch {lines[0]['epoch']}"
-        parts = [f"{self.run.source}: {span}", f"Verdict: {self.verdict}"]
+        place = f", run {self.run.number} of {self.run.n_runs}" if self.run.n_runs > 1 else ""
+        parts = [f"{self.run.source}{place}: {self._span()}", f"Verdict: {self.verdict}"]
+        if self.others:
+            worst = "it is the worst" if not self.healthy else "none shows a fault"
+            parts.append(
+                f"The log holds {self.run.n_runs} runs, each judged; this is run {self.run.number}: {worst}. "
+                f"The others:"
+            )
+            for other in self.others:
+                best = (
+                    "" if other.best_epoch is None else f", best loss {other.best_loss:.4f} at epoch {other.best_epoch}"
+                )
+                parts.append(f"    run {other.run.number}, {other._span()}: {other.verdict}{best}")
         if self.best_epoch is not None:
             parts.append(f"Best loss {self.best_loss:.4f} at epoch {self.best_epoch}.")
         if self.plateau is not None:
@@ -91,9 +116,18 @@ class Diagnosis:
             parts.append(f"Nothing is wrong so far, but a trend shows in {MIN_EPOCHS} epochs or more.")
         if self.advice:
             parts += ["What to change, as a configuration:", *(f"    {line}" for line in self.advice.splitlines())]
+        parts += [f"Worth knowing: {remark.text}" for remark in self.remarks]
+        if self.run.roles:
+            parts.append(f"Read as {self.run.form}: {'; '.join(self.run.roles)}.")
+        if self.run.missing() and "the kit's" not in self.run.form:
+            parts.append(f"Not in this log: {', '.join(self.run.missing())}.")
         parts += [f"Note: {note}." for note in self.notes]
         parts += [f"Not read: {entry}" for entry in self.unread]
         return "\n".join(parts)
+
+    def _span(self):
+        first, last = self.run.lines[0]["epoch"], self.run.lines[-1]["epoch"]
+        return f"epochs {first} to {last}" if len(self.run.lines) > 1 else f"epoch {first}"
 
     def to_dict(self) -> dict:
         """Return the diagnosis as plain types that JSON holds; what is not a number is None.
@@ -114,6 +148,12 @@ class Diagnosis:
                 "advice": self.advice,
                 "notes": self.notes,
                 "unread": self.unread,
+                "remarks": [vars(remark) for remark in self.remarks],
+                "form": self.run.form,
+                "taken_as": self.run.roles,
+                "not_in_the_log": self.run.missing(),
+                "run": self.run.number,
+                "others": [other.to_dict() for other in self.others],
             }
         )
 
@@ -136,11 +176,12 @@ def diagnose(run) -> Diagnosis:
     Parameters
     ----------
     run : str or Path
-        A run's folder, a fold's folder in it, a `log.jsonl`, or a text log; see `vesuvius_kit.diagnosis.logs`.
+        A run's folder, a fold's folder in it, a `log.jsonl`, or a log of another kind; see `vesuvius_kit.diagnosis.readers`.
 
     Returns
     -------
     Diagnosis
+        Of a log with several runs that of the worst, with the others in it.
 
     Raises
     ------
@@ -149,9 +190,23 @@ def diagnose(run) -> Diagnosis:
     InputValueError
         A folder with several folds, or a log in which no epoch can be read.
     """
-    read = read_run(run)
+    runs = [_judge(read) for read in read_runs(run)]
+    worst = min(runs, key=_badness)
+    return replace(worst, others=[other for other in runs if other is not worst])
+
+
+def _badness(diagnosis):
+    """The most basic fault comes first, then the longer run; of runs without a fault one that is long enough to judge."""
+    ranks = list(FAULTS)
+    rank = ranks.index(diagnosis.findings[0].fault) if diagnosis.findings else len(ranks)
+    return rank, diagnosis.verdict == TOO_SHORT, -len(diagnosis.run.lines)
+
+
+def _judge(read):
+    """The diagnosis of one run."""
     findings = [found for find, _ in FAULTS.values() if (found := find(read.lines, read.config)) is not None]
     findings = _without_consequences(findings)
+    remarks = [found for find in REMARKS if (found := find(read.lines, read.config)) is not None]
     curve = loss_curve(read.lines)
     best = min(curve, key=lambda pair: pair[1]) if curve else (None, None)
     if findings:
@@ -168,6 +223,7 @@ def diagnose(run) -> Diagnosis:
         notes=read.notes + _retell_events(read.lines),
         unread=read.unread,
         run=read,
+        remarks=remarks,
     )
 
 
@@ -203,13 +259,27 @@ def suspect_loss(lines: list[dict], config: dict | None = None) -> str | None:
 
 # What the first brings about, so that the second is no finding of its own.
 _CONSEQUENCES = {
-    "labels": ("uniform_output", "standstill", "low_rate", "overfitting"),
-    "not_finite": ("high_rate",),
-    "runaway": ("high_rate",),
-    "high_rate": ("uniform_output", "standstill", "overfitting"),
-    "variance_reward": ("low_rate",),
+    "labels": ("uniform_output", "standstill", "low_rate", "overfitting", "parting", "no_learning", "chance_level"),
+    "zero_batches": ("no_learning", "chance_level", "standstill", "standing_score"),
+    "not_finite": ("high_rate", "no_learning", "standing_score"),
+    "runaway": ("high_rate", "no_learning"),
+    "high_rate": (
+        "uniform_output",
+        "standstill",
+        "overfitting",
+        "parting",
+        "no_learning",
+        "chance_level",
+        "standing_score",
+    ),
+    "variance_reward": ("low_rate", "no_learning"),
+    "conflict": ("no_learning",),
+    "uniform_output": ("no_learning", "chance_level", "standing_score"),
+    "chance_level": ("no_learning", "standstill", "low_rate"),
+    "no_learning": ("standstill", "low_rate"),
     # What falls in every epoch does not stand.
     "low_rate": ("standstill",),
+    "overfitting": ("parting",),
 }
 
 
@@ -229,7 +299,8 @@ def _retell_events(lines):
         if events:
             epochs = ", ".join(str(epoch) for epoch, _ in events)
             notes.append(
-                f"{text} after epoch {epochs}, the last time because {str(events[-1][1].get('reason', 'unknown')).rstrip('.')}"
+                f"{text} after epoch {epochs}, the last time because "
+                f"{str(events[-1][1].get('reason', 'unknown')).rstrip('.')}"
             )
     return notes
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_array, check_file, check_same_shape
+from vesuvius_kit.run_folder import list_folds
 from vesuvius_kit.volume import SURFACE, UNLABELLED, write_atomically
 
 PLANES = ("z", "y", "x")
@@ -196,7 +197,7 @@ def write_training_page(path, run_folder) -> Path:
     """
     from matplotlib.figure import Figure
 
-    logs = {log.parent.name: read_log(log) for log in sorted(Path(run_folder).glob("fold_*/log.jsonl"))}
+    logs = {fold.name: read_log(fold) for fold in list_folds(run_folder) if (fold / "log.jsonl").is_file()}
     if not logs:
         raise InputNotFoundError(f"run folder must hold fold_*/log.jsonl, got {run_folder}")
     for fold, log in logs.items():

@@ -1,0 +1,465 @@
+"""Reading the logs people have: each form gives back what was written into it, and damage of any kind is one line."""
+
+import contextlib
+import json
+import math
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from log_forms import FORMS
+
+from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.diagnosis import diagnose
+from vesuvius_kit.diagnosis.readers import read_runs
+
+
+def read_text(text, name="run.log"):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return read_runs(path)
+
+
+def make_curve(n_epochs=12):
+    return [
+        {
+            "epoch": epoch,
+            "train": round(0.3 + 0.4 * 0.85**epoch, 6),
+            "val": round(0.35 + 0.4 * 0.87**epoch + 0.004 * (epoch % 3), 6),
+            "dice": round(0.7 - 0.5 * 0.8**epoch, 5),
+            "rate": round(0.001 * (1 - epoch / n_epochs), 7),
+        }
+        for epoch in range(n_epochs)
+    ]
+
+
+def assert_read(run, curve, holds, shift):
+    """Every number that the form holds is back, at its epoch."""
+    assert [line["epoch"] for line in run.lines] == [row["epoch"] + shift for row in curve]
+    for line, row in zip(run.lines, curve, strict=True):
+        for key, found in (("train", line.get("train", {})), ("val", line.get("validation", {}))):
+            if key in holds:
+                assert math.isclose(found["loss"], row[key], rel_tol=1e-5, abs_tol=1e-7), (key, line, row)
+            else:
+                assert "loss" not in found, (key, line)
+        if "rate" in holds:
+            assert math.isclose(line["rate"], row["rate"], rel_tol=1e-5), (line, row)
+        if "dice" in holds:
+            assert any(math.isclose(value, row["dice"], rel_tol=1e-5) for value in line["scores"].values()), (line, row)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_gives_back_what_was_written(form):  # D6
+    write, holds, shift = FORMS[form]
+    curve = make_curve()
+    runs = read_text(write(curve))
+    assert len(runs) == 1
+    assert_read(runs[0], curve, holds, shift)
+
+
+ROUND_TRIPS = sorted(form for form in FORMS if form not in ("nnunet 2, nan",))
+values = st.floats(0.001, 9.0).map(lambda value: round(value, 6))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_numbers_come_back_through_any_form(data):
+    form = data.draw(st.sampled_from(ROUND_TRIPS))
+    curve = [
+        {
+            "epoch": epoch,
+            "train": data.draw(values),
+            "val": data.draw(values),
+            "dice": data.draw(st.floats(0, 1).map(lambda value: round(value, 5))),
+            "rate": 1e-3 * (1 + epoch),
+        }
+        for epoch in range(data.draw(st.integers(3, 8)))
+    ]
+    write, holds, shift = FORMS[form]
+    assert_read(read_text(write(curve))[0], curve, holds, shift)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_healthy_curve_has_no_finding_in_any_form(data):
+    """A false alarm costs more than a miss: curves that fall, slow down and stand, with noise; losses may be negative."""
+    form = data.draw(st.sampled_from(sorted(FORMS)))
+    n_epochs = data.draw(st.integers(6, 60))
+    floor = data.draw(st.sampled_from([0.0, 0.1, -1.0]))
+    height = data.draw(st.floats(0.4, 1.0))
+    speed = data.draw(st.floats(0.75, 0.93))
+    rest = data.draw(st.floats(0.15, 0.35)) * height
+    gap = data.draw(st.floats(0.0, 0.15)) * height
+    noise = data.draw(st.floats(0.0, 0.02)) * height
+    seed = data.draw(st.integers(0, 2**20))
+    wobble = [math.sin(12.9898 * (k + 1) * (1 + seed % 97)) for k in range(3 * n_epochs)]
+    curve = []
+    for epoch in range(n_epochs):
+        left = rest + (height - rest) * speed**epoch
+        curve.append(
+            {
+                "epoch": epoch,
+                "train": round(floor + left + noise * wobble[epoch], 6),
+                "val": round(floor + left + gap + noise * wobble[epoch + n_epochs], 6),
+                "dice": round(min(max(0.9 - 0.85 * left / height + 0.01 * wobble[epoch + 2 * n_epochs], 0.0), 1.0), 5),
+                "rate": 1e-3,
+            }
+        )
+    diagnosis = diagnose_text(FORMS[form][0](curve))
+    assert diagnosis.findings == [], diagnosis.to_text()
+    assert diagnosis.verdict == "healthy"
+
+
+def diagnose_text(text, name="run.log"):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return diagnose(path)
+
+
+def console(rows):
+    return "".join(
+        f"Epoch {epoch} | " + " | ".join(f"{name}: {value}" for name, value in row.items()) + "\n"
+        for epoch, row in enumerate(rows, 1)
+    )
+
+
+def faults_of(diagnosis):
+    return [finding.fault for finding in diagnosis.findings]
+
+
+# --- findings that logs of others show -------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_flat_from_its_beginning_does_not_learn():
+    rows = [
+        {"train_loss": round(0.41 - 0.01 * (n % 3) / 3, 4), "val_loss": round(0.413 - 0.006 * (n % 4) / 3, 4)}
+        for n in range(40)
+    ]
+    diagnosis = diagnose_text(console(rows))
+    assert (diagnosis.verdict, faults_of(diagnosis)) == ("does not learn", ["no_learning"])
+    good = [{**row, "val_dice": round(0.71 + 0.01 * (n % 3), 4)} for n, row in enumerate(rows)]
+    assert diagnose_text(console(good)).healthy  # a network that had learned before
+    assert diagnose_text("Loading checkpoint from last.pth\n" + console(rows)).healthy
+    assert diagnose_text(console(rows).replace("Epoch ", "Epoch 63")).healthy  # begins at epoch 631
+
+
+def test_a_score_that_jumps_about_near_nothing_does_not_learn():
+    rows = [
+        {
+            "train_loss": round(0.582 - 0.0008 * n + 0.004 * (n % 2), 4),
+            "valid_loss": round(0.56 - 0.001 * n + 0.01 * (n % 3), 4),
+            "dice": d,
+        }
+        for n, d in enumerate([0.0, 0.0002, 0.007, 0.0, 0.003, 0.07, 0.0, 0.004, 0.05, 0.01] * 3)
+    ]
+    assert diagnose_text(console(rows)).verdict == "does not learn"
+
+
+@pytest.mark.parametrize("level", [math.log(2), math.log(3)])
+def test_a_loss_at_chance_level(level):
+    rows = [
+        {"loss": round(level + 0.001 * (n % 3), 5), "val_loss": round(level + 0.0005 * (n % 2), 5)} for n in range(12)
+    ]
+    assert faults_of(diagnose_text(console(rows))) == ["chance_level"]
+    passing = [{"loss": round(level * (1.2 - 0.02 * n), 5)} for n in range(20)]
+    assert diagnose_text(console(passing)).healthy
+
+
+def test_a_score_that_stands_still_while_the_loss_falls():
+    losses = [0.55 * 0.97**n for n in range(24)]
+    rows = [
+        {"train_loss": round(loss, 5), "val_loss": round(loss + 0.02, 5), "score": round(0.5 + 0.002 * n, 6)}
+        for n, loss in enumerate(losses)
+    ]
+    assert diagnose_text(console(rows)).healthy
+    middle = [{**row, "score": 0.234934} if n in (6, 7) else row for n, row in enumerate(rows)]
+    assert faults_of(diagnose_text(console(middle))) == ["standing_score"]
+    assert diagnose_text(console(middle)).verdict == "score stands still"
+    always = [{**row, "score": 0.0} for row in rows]
+    assert faults_of(diagnose_text(console(always))) == ["standing_score"]
+    late_start = [{**row, "score": 0.0 if n < 6 else row["score"]} for n, row in enumerate(rows)]
+    assert diagnose_text(console(late_start)).healthy
+    carried = [{**row, "score": rows[n - n % 4]["score"]} for n, row in enumerate(rows)]
+    assert diagnose_text(console(carried)).healthy
+    coarse = [{**row, "score": round(row["score"], 1)} for row in rows]
+    assert diagnose_text(console(coarse)).healthy
+
+
+def test_a_dice_that_is_a_loss_is_named_and_no_fault():
+    rows = []
+    for n in range(30):
+        wobble = 0.01 * math.sin(7 * n)
+        rows.append(
+            {"Loss": round(0.6 + 0.3 * 0.9**n + wobble, 4), "Dice": round(0.5 + 0.2 * 0.9**n + 0.8 * wobble, 4)}
+        )
+    diagnosis = diagnose_text(console(rows))
+    assert (diagnosis.verdict, diagnosis.findings) == ("healthy", [])
+    assert [remark.fault for remark in diagnosis.remarks] == ["disguised_loss"]
+    assert "LOSS" in diagnosis.to_text()
+    true = [{**row, "Dice": round(1 - row["Dice"], 4)} for row in rows]
+    assert diagnose_text(console(true)).remarks == []
+
+
+@pytest.mark.parametrize(("every", "found"), [(3, True), (10, True), (1000, False)])
+def test_batches_whose_loss_is_exactly_zero(every, found):
+    def loss(epoch, batch):
+        return 0 if batch % every == 1 else 0.6 + 0.01 * (batch % 7) - 0.05 * epoch
+
+    text = "".join(
+        f"[train] ep {epoch:03d} batch {batch:04d}/686 loss={loss(epoch, batch):.4f}\n"
+        + (
+            f"epoch {epoch:03d} | train_loss={0.6 - 0.05 * epoch:.4f} | val_loss={0.62 - 0.05 * epoch:.4f}\n"
+            if batch == 29
+            else ""
+        )
+        for epoch in range(1, 8)
+        for batch in range(30)
+    )
+    assert faults_of(diagnose_text(text)) == ["zero_batches"] * found
+    assert len(read_text(text)[0].lines[0]["batches"]) == 30
+
+
+def test_losses_that_print_as_zero_because_they_are_small_are_no_fault():
+    text = "".join(
+        f"Epoch {epoch} [{batch}/30] Loss: {0.4 * 0.5 ** (epoch + batch / 30):.4f}\n"
+        for epoch in range(14)
+        for batch in range(30)
+    )
+    assert diagnose_text(text).healthy
+
+
+def test_over_fitting_with_negative_losses():
+    rows = [(-0.1 - 0.78 * (1 - 0.9**n), -0.52 + 0.5 * 0.7**n + 0.0008 * max(0, n - 15)) for n in range(90)]
+    text = "".join(
+        f"Epoch {n}\nCurrent learning rate: 0.01\ntrain_loss {a:.4f}\nval_loss {b:.4f}\n"
+        for n, (a, b) in enumerate(rows)
+    )
+    assert diagnose_text(text).verdict == "over-fitting"
+    usual = "".join(
+        f"Epoch {n}\nCurrent learning rate: 0.01\ntrain_loss {a:.4f}\nval_loss {a + 0.08 + 0.01 * (n % 3):.4f}\n"
+        for n, (a, _) in enumerate(rows)
+    )
+    assert diagnose_text(usual).healthy
+
+
+def test_a_loss_that_rises_by_design_while_the_score_rises_is_no_fault():
+    rows = [
+        {
+            "loss": round(0.5 * 0.9**n + (0.4 if n >= 20 else 0) + (0.5 if n >= 40 else 0), 4),
+            "val_dice": round(0.4 + 0.006 * n, 4),
+        }
+        for n in range(60)
+    ]
+    assert diagnose_text(console(rows)).healthy
+
+
+def test_a_share_of_surface_that_the_log_tells_of():
+    rows = console([{"train_loss": round(0.6 * 0.9**n, 4)} for n in range(12)])
+    assert diagnose_text(rows).healthy
+    assert diagnose_text("Label distribution: bg=37.3%, fg=4.9%, unlabeled=57.8%\n" + rows).healthy
+    assert diagnose_text("Foreground (label > 0): 60.2% of voxels\n" + rows).verdict == "labels first"
+
+
+def test_what_was_taken_as_what_and_what_is_not_there_is_said():
+    shown = diagnose_text(console([{"Loss": round(0.6 * 0.9**n, 4), "Val": 0.5} for n in range(12)])).to_text()
+    assert 'training loss = "Loss" (the log does not say of what)' in shown
+    assert "not used: Val" in shown
+    assert "Not in this log: no validation loss (over-fitting cannot be told), no learning rate" in shown
+
+
+def test_validation_that_was_not_taken_in_every_epoch_is_no_broken_number():
+    rows = [
+        {"train_loss": round(0.6 * 0.95**n, 4), "val_loss": round(0.62 * 0.95**n, 4) if n % 5 == 4 else "nan"}
+        for n in range(30)
+    ]
+    assert diagnose_text(console(rows)).healthy
+    broken = [{"train_loss": "nan" if n > 9 else 0.5, "val_loss": "nan" if n > 9 else 0.5} for n in range(14)]
+    assert diagnose_text(console(broken)).verdict == "not a number"
+
+
+# --- several files, other kinds of files -----------------------------------------------------------------------------
+
+
+def test_training_that_was_continued_in_a_second_log_is_one_run(tmp_path):
+    curve = make_curve(20)
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "training_log_2024_9_9_18_09_02.txt").write_text(FORMS["nnunet 2"][0](curve[:13]))
+    (tmp_path / "fold_0" / "training_log_2024_9_9_21_09_02.txt").write_text(FORMS["nnunet 2"][0](curve[10:]))
+    for place in (tmp_path, tmp_path / "fold_0"):
+        run = read_runs(place)[0]
+        assert [line["epoch"] for line in run.lines] == list(range(20))
+        assert "2 logs of one folder" in run.notes[0]
+
+
+def test_the_record_in_a_checkpoint_of_nnunet(tmp_path):
+    import numpy as np
+    import torch
+
+    curve = make_curve()
+    logging = {
+        "train_losses": [np.float32(row["train"]) for row in curve],
+        "val_losses": [np.float64(row["val"]) for row in curve],
+        "mean_fg_dice": [np.float64(row["dice"]) for row in curve],
+        "ema_fg_dice": [row["dice"] for row in curve],
+        "dice_per_class_or_region": [[np.float32(row["dice"]), np.float32(0.1)] for row in curve],
+        "lrs": [row["rate"] for row in curve],
+        "epoch_start_timestamps": [0.0] * len(curve),
+    }
+    torch.save(
+        {"network_weights": {"w": torch.zeros(2)}, "logging": logging, "init_args": {"plans": {}}},
+        tmp_path / "checkpoint_final.pth",
+    )
+    run = read_runs(tmp_path / "checkpoint_final.pth")[0]
+    assert_read(run, curve, ("train", "val", "dice", "rate"), 0)
+    torch.save({"logging": Path("x")}, tmp_path / "other.pth")
+    with pytest.raises(InputValueError, match="must hold plain numbers and weights only"):
+        read_runs(tmp_path / "other.pth")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "weights.pth")
+    with pytest.raises(InputValueError, match="dictionary 'logging', got none"):
+        read_runs(tmp_path / "weights.pth")
+
+
+def test_an_event_file_without_the_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
+    path = tmp_path / "events.out.tfevents.1.host.1.0"
+    path.write_bytes(b"\x18\0\0\0\0\0\0\0\xa3\x7f\x4b\x22\t\0\0\0\0\0\0\0\x1a\rbrain.Event:2" + bytes(20))
+    with pytest.raises(InputValueError, match="install the package tensorboard"):
+        diagnose(path)
+
+
+def test_event_files_with_the_package(tmp_path):
+    pytest.importorskip("tensorboard")
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter(tmp_path / "run")
+    curve = make_curve()
+    for row in curve:
+        for tag, key in (("Loss/train", "train"), ("Loss/val", "val"), ("Dice/val", "dice"), ("lr", "rate")):
+            writer.add_scalar(tag, row[key], row["epoch"])
+    writer.close()
+    assert_read(read_runs(tmp_path / "run")[0], curve, ("train", "val", "dice", "rate"), 0)
+
+
+def test_a_log_by_steps_is_divided_by_its_validations():
+    text = "".join(
+        f"step {step}: loss {0.6 * 0.9 ** (step / 100):.4f}\n"
+        + (
+            f"step {step}: train loss {0.6 * 0.9 ** (step / 100):.4f}, val loss {0.61 * 0.9 ** (step / 100):.4f}\n"
+            if step % 100 == 0
+            else ""
+        )
+        for step in range(0, 2000, 20)
+    )
+    run = read_text(text)[0]
+    assert len(run.lines) == 20
+    assert any("no epochs in this log" in note for note in run.notes)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_damaged_log_of_any_form_is_read_or_one_line(data):
+    text = FORMS[data.draw(st.sampled_from(sorted(FORMS)))][0](make_curve(6)).encode()
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(at, min(len(text), at + 300)))
+        text = (
+            text[:at]
+            + data.draw(st.sampled_from([b"", b"\0", b"\r", b"{", b"\xff\xfe", b"nan", b"1e999", b'"', b"9" * 400]))
+            + text[end:]
+        )
+    with contextlib.suppress(InputValueError):
+        diagnosis = diagnose_text(text)
+        json.dumps(diagnosis.to_dict(), allow_nan=False)
+        assert diagnosis.to_text()
+
+
+HOSTILE = {
+    "spaces": "Epoch" + " " * 19000 + "\n" + "loss" + " " * 19000 + "1\n",
+    "signs": "-" * 19000 + " loss 3\n" + "=" * 19000 + "loss: 3.0\n",
+    "brackets": "[" * 100_000,
+    "braces": '{"a":' * 50_000,
+    "escapes": "\x1b[" * 9000 + "loss\n",
+    "words": ("epoch loss train val " * 900 + "\n") * 3,
+    "one line": "Epoch 3 loss: 0.4 | " * 50_000,
+    "wrapped": "tensor(" * 2500 + "loss: 1\n",
+    "html": json.dumps({"cells": [{"outputs": [{"data": {"text/html": "<table" * 30_000}}]}]}),
+    "numbers": "loss " + "1." * 9000 + "\n",
+    "names": "a," * 20_000 + "loss\n",
+    "nothing": "\0" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_text_takes_no_time_and_no_traceback(kind):
+    start = time.process_time()
+    with contextlib.suppress(InputValueError):
+        diagnose_text(HOSTILE[kind])
+    assert time.process_time() - start < 10  # a blow-up takes minutes
+
+
+def test_random_bytes_are_no_log():
+    with pytest.raises(InputValueError, match="got none that can be read in"):
+        diagnose_text(random.Random(0).randbytes(300_000), "run.pth")
+
+
+# --- logs by the programs themselves, see tests/data/logs/README.md -------------------------------------------------
+
+LOGS = Path(__file__).parent / "data" / "logs"
+# The family of the verdict that a person would give, as the table calls it.
+FAMILIES = {
+    "healthy": {"healthy"},
+    "over-fitting": {"over-fitting"},
+    "does not learn": {"does not learn", "rate too low", "loss first"},
+    "empty prediction": {"score stands still"},
+    "not a number": {"not a number"},
+    "batches of loss 0": {"labels first"},
+    "label reading": {"labels first", "score stands still"},
+    "rate too high": {"rate too high", "not a number", "score stands still"},
+    "too short": {"too short to judge", "healthy"},
+    "the first does not learn": {"does not learn"},
+}
+
+
+def told_logs():
+    """Name and judgement of each row of the table."""
+    table = LOGS / "README.md"
+    rows = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
+    cells = [row.strip("|").split("|") for row in rows if row.startswith("| `")]
+    return [(row[0].strip(" `/"), row[-1].strip()) for row in cells]
+
+
+@pytest.mark.parametrize(("name", "judgement"), told_logs())
+def test_logs_of_the_programs_themselves_are_judged_as_a_person_judges_them(name, judgement):  # D6
+    if name.startswith("tensorboard"):
+        pytest.importorskip("tensorboard")
+    (family,) = [family for family in FAMILIES if judgement.startswith(family)]
+    diagnosis = diagnose(LOGS / name)
+    assert diagnosis.verdict in FAMILIES[family], diagnosis.to_text()
+    assert ("is a loss" in judgement) == bool(diagnosis.remarks)
+
+
+# --- real logs, where they lie ---------------------------------------------------------------------------------------
+
+REAL = {"a": "does not learn", "b": "over-fitting", "c": "healthy", "d": "healthy", "e": "score stands still",
+        "f": "labels first", "g": "does not learn", "h": "healthy"}  # fmt: skip
+
+
+@pytest.mark.skipif(
+    "VESUVIUS_KIT_REAL" not in os.environ, reason="VESUVIUS_KIT_REAL names no folder with real material"
+)
+@pytest.mark.parametrize("letter", REAL)
+def test_real_logs_are_judged_as_a_person_judges_them(letter):  # D8
+    (path,) = (Path(os.environ["VESUVIUS_KIT_REAL"]) / "logs").glob(f"{letter}-*")
+    diagnosis = diagnose(path)
+    assert diagnosis.verdict == REAL[letter]
+    assert bool(diagnosis.remarks) == (letter in "dh")
+    assert len(diagnosis.unread) <= 3

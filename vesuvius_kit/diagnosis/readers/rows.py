@@ -1,0 +1,212 @@
+"""What every reader hands on: rows of named numbers with their place, and how rows without a place of their own find one."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from vesuvius_kit.diagnosis.readers.names import meaning_of
+
+# Fewer epochs show no trend; a log of fractions of epochs, or of steps, is then divided by its own points.
+FEW_EPOCHS = 6
+# Steps without validation between them are averaged into at most so many points.
+MAX_POINTS = 40
+# More lines that nothing numbers are not epochs but steps.
+_LEAST_COUNTED = 3
+MAX_COUNTED = 1200
+# An epoch's number has at most nine digits; a longer one is something else.
+MAX_EPOCH = 10**9
+
+
+@dataclass
+class Row:
+    """Some numbers of a log that belong together.
+
+    Parameters
+    ----------
+    line : int
+        Where they stand, from 1.
+    values : dict of str to float
+        The numbers by the names they have in the log; NaN and infinity are kept.
+    epoch : float or None
+        The epoch as written; a fraction where the log counts so.
+    step : float or None
+        The step as written.
+    level : str
+        ``epoch``: told of a whole epoch. ``point``: one of several of an epoch, which are averaged. ``bar``: what a progress
+        bar showed at its end. ``shown``: the same where nothing else tells of an epoch. ``batch``: of one batch. ``record``:
+        the best so far, told again. ``header``: no number, but the epoch that what follows belongs to. ``start``: training
+        begins. ``loaded``: weights of an earlier run were loaded. ``labels``: what the log tells of the labels.
+    source : str
+        The form it was read in, for the report.
+    record : dict or None
+        An epoch that is already in the form of `log.jsonl`.
+    text : str
+        Of a mark, the line without its numbers.
+    """
+
+    line: int
+    values: dict[str, float] = field(default_factory=dict)
+    epoch: float | None = None
+    step: float | None = None
+    level: str = "epoch"
+    source: str = ""
+    record: dict | None = None
+    text: str = ""
+
+
+def has_loss(row: Row) -> bool:
+    """Return whether a row holds a loss.
+
+    Parameters
+    ----------
+    row : Row
+        Any row.
+
+    Returns
+    -------
+    bool
+    """
+    return any(meaning_of(base_name(name)).kind == "loss" for name in row.values)
+
+
+def base_name(name: str) -> str:
+    """Return the name without the component behind it.
+
+    Parameters
+    ----------
+    name : str
+        ``val loss`` or ``val loss::dice``.
+
+    Returns
+    -------
+    str
+    """
+    return name.split("::", 1)[0]
+
+
+def give_places(rows: list[Row], notes: list[str]) -> list[Row]:
+    """Give every row an epoch, or a point where the log has none.
+
+    Parameters
+    ----------
+    rows : list of Row
+        In the order of the log; changed.
+    notes : list of str
+        How it was counted is told here.
+
+    Returns
+    -------
+    list of Row
+        Those that have a place, and the marks.
+    """
+    placed = [row for row in rows if row.epoch is not None and (row.level != "header")]
+    console = [row for row in rows if row.source == "console"]
+    if any(row.epoch is not None for row in console):
+        _follow_headings(console)
+    rows = [row for row in rows if row.level != "header"]
+    measured = [row for row in rows if (row.values and row.level != "record") or row.record]
+    if any(row.epoch is not None and row.level != "batch" for row in measured) or placed:
+        return _number_fractions(rows, notes)
+    if any(row.step is not None for row in measured):
+        return _number_points(rows, notes)
+    return _count_repeats(rows, notes)
+
+
+def _follow_headings(rows):
+    """Rows without an epoch belong to the heading before them, or, where the epoch is told behind its numbers, to the next."""
+    losses = [number for number, row in enumerate(rows) if row.epoch is None and row.level == "epoch" and has_loss(row)]
+    epochs = [number for number, row in enumerate(rows) if row.epoch is not None and row.level != "batch"]
+    told_behind = bool(losses and epochs) and losses[0] < epochs[0] and losses[-1] < epochs[-1]
+    has_headings = any(row.epoch is not None and row.level in ("header", "epoch") for row in rows)
+    epoch = None
+    for row in reversed(rows) if told_behind else rows:
+        if row.level == "start" and not told_behind:
+            epoch = None
+        elif row.epoch is not None:
+            if (row.level not in ("batch", "record")) or epoch is None or (row.level == "batch" and not has_headings):
+                epoch = row.epoch
+        elif row.values and epoch is not None:
+            row.epoch = epoch
+            if row.level == "epoch" and not has_loss(row) and not told_behind:
+                # A lone score behind a heading may be of a test after the training: it fills a gap and overrides nothing.
+                row.level = "bar"
+
+
+def _number_fractions(rows, notes):
+    """Whole epochs from fractions of them: what was logged within an epoch, its end included, belongs to it."""
+    logged = [row for row in rows if row.epoch is not None and row.values]
+    if not any(row.epoch != int(row.epoch) for row in logged if math.isfinite(row.epoch)):
+        return rows
+    ends = {math.ceil(row.epoch - 1e-6) for row in logged}
+    if len(ends) < FEW_EPOCHS and len(logged) >= 2 * FEW_EPOCHS:
+        for row in logged:
+            row.step = row.epoch if row.step is None else row.step
+            row.epoch = None
+        return _number_points(rows, notes)
+    for row in logged:
+        row.epoch = math.ceil(row.epoch - 1e-6)
+        row.level = "point" if row.level == "epoch" else row.level
+    return rows
+
+
+def _number_points(rows, notes):
+    """Points where there are no epochs: from one validation to the next, or equal groups of steps."""
+    logged = [row for row in rows if row.step is not None and row.values]
+    for row in rows:
+        if row.step is None and row.values:
+            row.epoch = None
+    validated = [row for row in logged if _is_validation(row)]
+    steps = sorted({row.step for row in (validated if len(validated) >= 3 else logged)})
+    what = "validation" if len(validated) >= 3 else "logged step"
+    size = 1
+    if len(validated) < 3 and len(steps) > MAX_POINTS:
+        size = -(-len(steps) // MAX_POINTS)
+        what = f"mean of {size} logged steps"
+    ends = steps[size - 1 :: size]
+    if steps and (not ends or ends[-1] != steps[-1]):
+        ends.append(steps[-1])
+    place = 0
+    for row in logged:
+        if place >= len(ends) or row.step < (ends[place - 1] if place else -math.inf):
+            place = 0
+        while place < len(ends) and row.step > ends[place]:
+            place += 1
+        row.epoch = place if place < len(ends) else None
+        row.level = "point"
+    if ends:
+        notes.append(
+            f'no epochs in this log: "epoch" k is the k-th point, each a {what}; {len(ends)} points, to step {ends[-1]:g}'
+        )
+    return rows
+
+
+def _is_validation(row):
+    return any(meaning_of(base_name(name)).split in ("validation", "test") for name in row.values)
+
+
+def _count_repeats(rows, notes):
+    """Epochs counted where nothing numbers them: a name that comes again begins the next."""
+    measured = [row for row in rows if row.values and row.level == "epoch" and has_loss(row)]
+    others = [row for row in rows if row.values and row.level in ("bar", "batch", "point")]
+    if not measured and others:
+        for row in others:
+            row.level = "epoch"
+        measured = [row for row in others if has_loss(row)]
+    if len(measured) > MAX_COUNTED:
+        for step, row in enumerate(measured, start=1):
+            row.step = step
+        return _number_points(rows, notes)
+    epoch, seen = 1, Counter()
+    # Once or twice a number behind the word loss is prose as often as a log.
+    if sum(not set(row.values).isdisjoint(measured[0].values) for row in measured) < _LEAST_COUNTED:
+        for row in rows:
+            row.values = {}
+        return rows
+    for row in measured:
+        if any(name in seen for name in row.values):
+            epoch, seen = epoch + 1, Counter()
+        seen.update(row.values)
+        row.epoch = epoch
+    if measured:
+        notes.append(f"no epochs are numbered in this log: {epoch} were counted")
+    return rows
