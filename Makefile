@@ -25,11 +25,14 @@ $(VENV)/installed: requirements.txt setup.cfg pyproject.toml
 demo: install
 	$(BIN)/vesuvius-kit demo --output demo
 
+# A file's tests stay together, since they share what was made for them; so do results, which no test gets from another file.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest -m "not long and not gpu"
+	$(PYTEST) -m "not long and not gpu"
 
 test-long: install
-	$(BIN)/python -m pytest -m "long and not gpu"
+	$(PYTEST) -m "long and not gpu"
 
 lint: install
 	$(BIN)/ruff check .

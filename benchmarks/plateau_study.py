@@ -143,14 +143,11 @@ def configure(name: str, seed: int, folder, scale: Scale):
     RunConfig
     """
     config, changes = list_cells()[name]
-    theirs = load_config(CONFIGS[config]).train
-    factor = scale.rate / V6_RATE
-    rates = {
-        "train.learning_rate": scale.rate if len(name.split("-")) == 3 else factor * theirs.learning_rate,
-        "train.swa_learning_rate": factor * theirs.swa_learning_rate,
-    }
+    theirs = load_config(CONFIGS[config]).train.learning_rate
+    # The cells without averaging have no rate for it, and the legacy handlers are not held back by one.
+    rate = scale.rate if len(name.split("-")) == 3 else theirs * scale.rate / V6_RATE
     paths = {"data": str(Path(folder) / "data"), "output": str(run_folder(folder, name, seed)), "train.seed": seed}
-    return load_config(CONFIGS[config], {**scale.overrides(), **rates, **changes, **paths})
+    return load_config(CONFIGS[config], {**scale.overrides(), "train.learning_rate": rate, **changes, **paths})
 
 
 def run_folder(folder, name, seed):

@@ -14,8 +14,10 @@ import vesuvius_kit
 
 PACKAGE = Path(vesuvius_kit.__file__).parent
 FLOORS = {
-    "checks": 0, "console": 0, "lzw": 0,
-    "grid": 1, "lr": 1, "volume": 1, "voxel": 1, "workers": 1,
+    "compilation": -1,
+    "checks": 0, "console": 0, "hardware": 0, "lzw": 0, "tiff": 0,
+    "folder_lock": 1, "grid": 1, "listing": 1, "lr": 1, "precision": 1, "run_folder": 1, "volume": 1, "voxel": 1,
+    "workers": 1, "yaml_file": 1,
     "config": 2, "phantom": 2, "competition": 2, "metrics": 2, "losses": 2, "models": 2, "postprocess": 2,
     "patches": 3, "augment": 3, "inference": 3, "checkpoint": 3, "archive": 3, "budget": 3, "diagnosis": 3,
     "training": 4, "submission": 4, "report": 4,

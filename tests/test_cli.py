@@ -204,14 +204,27 @@ def test_other_bad_input_is_one_line(arguments, named, tmp_path, capsys, monkeyp
     assert os.listdir(tmp_path) in ([], ["x"])
 
 
-def test_ctrl_c_ends_with_130_and_one_line(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["audit"], "the same command starts again"),
+        (["score"], "the same command starts again"),
+        (["phantom"], "the same command goes on"),
+        (["submit"], "the same command goes on"),
+        (["submit", "--fresh"], "the same command starts anew; without --fresh it goes on with what is there"),
+        (["postprocess", "--fresh"], "the same command starts anew; without --fresh it goes on with what is there"),
+    ],
+)
+def test_ctrl_c_ends_with_130_and_one_line_that_is_true(capsys, monkeypatch, arguments, words):
+    """B7."""
+
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(COMMANDS["audit"], "run", stop)
-    code, _, err = run(capsys, "audit")
+    monkeypatch.setattr(COMMANDS[arguments[0]], "run", stop)
+    code, _, err = run(capsys, *arguments)
     assert code == 130
-    assert complaint(err) == "vesuvius-kit: stopped; the same command goes on"
+    assert complaint(err) == f"vesuvius-kit: stopped; {words}"
 
 
 @pytest.fixture

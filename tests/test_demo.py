@@ -56,6 +56,25 @@ def test_the_table_has_every_method_on_both_scrolls(finished):
         assert text in summary.to_text()
 
 
+def test_the_duration_is_expected_from_a_timed_step(monkeypatch):
+    monkeypatch.setattr(demo, "_time_step", lambda *_: (0.5, 0.1))
+    monkeypatch.setattr(demo, "_time_filter", lambda: 0.0)
+    config = load_config("cpu_demo", {"train.precision": "fp32"})
+    expected = demo.expect_duration(config)
+    steps = config.train.num_epochs * config.train.steps_per_epoch
+    patches = config.train.num_epochs * config.train.validation_patches / config.train.batch_size
+    # Windows of 96^3: 2^3 in a scored chunk of 160^3, scored twice, and 5^3 in each of the two test chunks.
+    windows = (2 * 2**3 + 2 * 5**3) * (96 / 64) ** 3 / config.train.batch_size
+    assert expected.seconds == pytest.approx(steps * 0.5 + (patches + windows) * 0.1)
+    minutes = round(expected.seconds / 60)
+    assert f"about {minutes} minutes here: {steps} training steps of 0.50 s in fp32" in expected.to_text()
+
+
+def test_a_real_step_is_timed():
+    expected = demo.expect_duration(load_config("cpu_demo", {"patches.size": [16, 16, 16], "train.precision": "fp32"}))
+    assert 0 < expected.step_seconds < expected.seconds
+
+
 def test_the_second_test_scroll_is_never_trained_on():
     assert demo.TEST_STYLES[0] in demo.TRAIN_STYLES
     assert demo.TEST_STYLES[1] not in demo.TRAIN_STYLES

@@ -6,7 +6,6 @@ training; their thresholds are chosen on the training volumes, and they get the 
 
 import json
 import logging
-import tempfile
 import time
 import zipfile
 from contextlib import contextmanager
@@ -14,14 +13,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
 
+from vesuvius_kit.checks import make_folder, make_scratch_folder
 from vesuvius_kit.competition import Competition
 from vesuvius_kit.config import RunConfig, load_config
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.grid import window_starts
+from vesuvius_kit.inference import choose_device
+from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score, surface_dice
+from vesuvius_kit.models import create_model
 from vesuvius_kit.phantom import STYLES, write_competition
 from vesuvius_kit.postprocess import close_cylinder, remove_small_components
+from vesuvius_kit.precision import Precision, autocast, choose_precision
 from vesuvius_kit.report import read_log, write_report
 from vesuvius_kit.submission import write_submission
 from vesuvius_kit.training import train
@@ -75,6 +81,107 @@ class DemoSummary:
         return "\n".join([*lines, "", f"{self.folder}/submission.zip is valid; open {self.folder}/report.png"])
 
 
+# What the demo does besides its network (phantoms, patches, kernels that are compiled, repair, scores, trivial masks), in units
+# of `_time_filter`, as measured for docs/benchmarks.md.
+_REST_IN_FILTERS = 30_000
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How long the demo will take on this machine, from one timed training step.
+
+    Parameters
+    ----------
+    precision : Precision
+        What the steps are computed in.
+    step_seconds : float
+        Of one training step.
+    steps : int
+        Training steps of the demo.
+    seconds : float
+        Of the whole demo.
+    """
+
+    precision: Precision
+    step_seconds: float
+    steps: int
+    seconds: float
+
+    def to_text(self) -> str:
+        """Return the expectation in a line."""
+        minutes = max(1, round(self.seconds / 60))
+        return (
+            f"this will take about {minutes} minute{'s' * (minutes > 1)} here: {self.steps} training steps of "
+            f"{self.step_seconds:.2f} s in {self.precision.to_text()}, then prediction and comparison"
+        )
+
+
+def expect_duration(config: RunConfig, test_shape=TEST_SHAPE) -> Expectation:
+    """Time one training step of the demo's network, and one filter for what the network has no part in.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the demo.
+    test_shape : tuple of int
+        Edges of the two test chunks, (z, y, x).
+
+    Returns
+    -------
+    Expectation
+        Of a demo from its beginning; one that was interrupted has a part of it behind it.
+    """
+    device = choose_device(config.predict.device)
+    precision = choose_precision(config.train.precision, device, training=True)
+    step, forward = _time_step(config, device, precision.dtype)
+    settings, window = config.train, config.predict.window
+    steps = settings.num_epochs * settings.steps_per_epoch
+    # The forward pass of a step counts voxel for voxel elsewhere: validation patches, scored and predicted volumes.
+    patch = np.prod(config.patches.size)
+    voxels = settings.num_epochs * settings.validation_patches * patch
+    for count, shape in (
+        (settings.num_epochs // settings.score_every_epochs * settings.validation_volumes, TRAIN_SHAPE),
+        (len(TEST_STYLES), test_shape),
+    ):
+        axes = zip(shape, window)
+        windows = np.prod([len(window_starts(max(a, b), b, config.predict.overlap)) for a, b in axes])
+        voxels += count * windows * np.prod(window)
+    rest = _REST_IN_FILTERS * _time_filter() * np.prod(test_shape) / np.prod(TEST_SHAPE)
+    seconds = steps * step + voxels * forward / (settings.batch_size * patch) + rest
+    return Expectation(precision, step, steps, float(seconds))
+
+
+def _time_step(config, device, dtype):
+    """Seconds of a training step, and of its forward pass, after one that is not counted."""
+    model = create_model(config.model.name, normalisation=config.model.normalisation, **config.model.options).to(device)
+    loss_function = WeightedLoss({"dice": 0.5, "cross_entropy": 0.5})
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.train.batch_size, *config.patches.size)
+    image = torch.randn(shape, generator=generator)[:, None].to(device)
+    label = torch.randint(0, 3, shape, generator=generator).to(device)
+    for _ in range(2):
+        started = time.perf_counter()
+        with autocast(device, dtype):
+            logits = model(image)
+        total, _ = loss_function(logits, label)
+        total.item()  # waits for a GPU
+        between = time.perf_counter()
+        total.backward()
+        step, forward = time.perf_counter() - started, between - started
+    return step, forward
+
+
+def _time_filter():
+    """Seconds of a Gaussian filter over 64^3 voxels, the shortest of three."""
+    image = np.random.default_rng(0).random((64, 64, 64), np.float32)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        ndimage.gaussian_filter(image, 2.0)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
 def run_demo(folder="demo", *, seed=0, tiny=False, progress=no_progress) -> DemoSummary:
     """Run the whole main job in a folder; interrupted and called again, it goes on.
 
@@ -99,10 +206,10 @@ def run_demo(folder="demo", *, seed=0, tiny=False, progress=no_progress) -> Demo
     InputError
         ``folder`` holds something else, or the demo of another seed.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     config = _configure(folder, seed, tiny)
     clock = _Stages(folder / "seconds.json")
+    logger.info(expect_duration(config, test_shape=TINY_SHAPE if tiny else TEST_SHAPE).to_text())
 
     with clock.stage("data"):
         write_competition(
@@ -226,7 +333,7 @@ def _repair(mask, config):
 
 
 def _read_mask(zip_path, chunk_id):
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(zip_path) as archive:
+    with make_scratch_folder() as scratch, zipfile.ZipFile(zip_path) as archive:
         return read_volume(archive.extract(f"{chunk_id}.tif", scratch)) > 0
 
 

@@ -7,11 +7,12 @@ says what), 130 stopped by Ctrl-C.
 """
 
 import logging
+import os
 import sys
 import warnings
 
 from vesuvius_kit import __version__
-from vesuvius_kit.checks import InputError, InputValueError
+from vesuvius_kit.checks import InputError, InputValueError, explain_os_error
 from vesuvius_kit.cli import (
     audit,
     bundle,
@@ -27,7 +28,8 @@ from vesuvius_kit.cli import (
     submit,
     train,
 )
-from vesuvius_kit.console import configure_logging
+from vesuvius_kit.console import configure_logging, how_to_go_on, outlive_readers
+from vesuvius_kit.hardware import count_cores
 from vesuvius_kit.kaggle.errors import KaggleError
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ COMMANDS = {
     "rehearse": rehearse,
 }
 
+# These keep nothing of an unfinished call.
+START_AGAIN = ("audit", "score", "diagnose", "rehearse")
+
 
 def main(arguments=None) -> int:
     """Run one command and return its exit code.
@@ -64,20 +69,48 @@ def main(arguments=None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     configure_logging()
+    _share_cores()
     # A library's warning about its own future is not for the person at the command line.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    with outlive_readers():
+        return _report(arguments)
+
+
+def _report(arguments):
+    """Run a command; what went wrong is said in one line."""
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
     except InputError as error:
-        print(f"vesuvius-kit: {_one_line(error)}", file=sys.stderr)
-        return 2
+        code, line = 2, _one_line(error)
     except KaggleError as error:
-        print(f"vesuvius-kit: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("vesuvius-kit: stopped; the same command goes on", file=sys.stderr)
-        return 130
+        code, line = 1, _one_line(error)
+    except OSError as error:
+        # The last net: what the disk or the system refused without anybody naming it.
+        place = f"{error.filename}: " if error.filename else ""
+        code, line = 2, f"{place}{_one_line(explain_os_error(error))}"
+    except KeyboardInterrupt as stop:
+        code, line = 130, f"stopped; {_one_line(stop) or _after_stop(arguments)}"
+    # Only now are the loops that were left gone, and with them the progress bars that the line would stand behind.
+    print(f"vesuvius-kit: {line}", file=sys.stderr)
+    return code
+
+
+def _share_cores():
+    """Tell the numerical libraries how many cores a container was given: they count those of the machine."""
+    cores = count_cores()
+    if cores < (os.cpu_count() or 1) and "torch" not in sys.modules:
+        for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            os.environ.setdefault(name, str(cores))
+
+
+def _after_stop(arguments):
+    """What a person has to do after Ctrl-C, where the command itself did not say."""
+    if arguments[:1] and arguments[0] in START_AGAIN:
+        return "the same command starts again"
+    return how_to_go_on("--fresh" in arguments)
 
 
 def _one_line(error):

@@ -2,14 +2,18 @@
 
 import json
 
-from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.checks import InputValueError, check_output_file
 from vesuvius_kit.config import make_bare_parser, parse_arguments
 
 
 def run(prog, arguments):
     parser = make_bare_parser(prog=prog, description=__doc__)
     parser.add_argument(
-        "place", nargs="?", type=str, default=None, help="run's folder, fold's folder, log.jsonl or text log"
+        "place",
+        nargs="?",
+        type=str,
+        default=None,
+        help="run's folder, fold's folder, or a training log of nearly any form",
     )
     parser.add_argument("--run", type=str, default=None, help="the same, by name")
     parser.add_argument("--figure", type=str, default=None, help="draw losses, components and rate into this picture")
@@ -21,6 +25,9 @@ def run(prog, arguments):
     from vesuvius_kit.diagnosis import diagnose, find_logs
     from vesuvius_kit.volume import write_atomically
 
+    for option, path in (("--figure", given.figure), ("--json", given.json), ("--yaml", given.yaml)):
+        if path is not None:
+            check_output_file(option, path)
     logs = find_logs(given.run or given.place)
     if len(logs) > 1 and (given.figure or given.json or given.yaml):
         raise InputValueError(

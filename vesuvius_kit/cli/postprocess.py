@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vesuvius_kit.config import PostprocessConfig, instantiate, make_bare_parser, parse_arguments
+from vesuvius_kit.config import PostprocessConfig, add_settings, instantiate, make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 
@@ -16,7 +16,7 @@ def run(prog, arguments):
     parser.add_argument("--report", type=str, default=None, help="JSON file: what every step changed in every volume")
     parser.add_argument("--processes", type=int, default=1, help="volumes at once")
     parser.add_argument("--fresh", action="store_true", help="make again what is there")
-    parser.add_class_arguments(PostprocessConfig, "postprocess")
+    add_settings(parser, PostprocessConfig, "postprocess")
     given = parse_arguments(parser, arguments)
     settings = instantiate(parser, given).postprocess
     if given.pipeline is not None:

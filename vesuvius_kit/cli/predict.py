@@ -1,7 +1,7 @@
 """Write the surface probabilities of every volume in a folder."""
 
 from vesuvius_kit.cli.prediction import add_prediction_arguments, parse_with_checkpoint_defaults, report_worker_error
-from vesuvius_kit.config import PredictConfig, make_bare_parser
+from vesuvius_kit.config import PredictConfig, add_settings, make_bare_parser
 from vesuvius_kit.console import show_progress
 
 
@@ -10,7 +10,7 @@ def run(prog, arguments):
     parser.add_argument("--images", type=str, required=True, help="folder of {id}.tif")
     add_prediction_arguments(parser)
     parser.add_argument("--output", type=str, default="probabilities", help="folder for {id}.npy, float16")
-    parser.add_class_arguments(PredictConfig, "predict")
+    add_settings(parser, PredictConfig, "predict")
     given, built = parse_with_checkpoint_defaults(parser, arguments, ["predict"])
     from vesuvius_kit.submission import predict_folder
     from vesuvius_kit.workers import WorkerError
@@ -26,6 +26,6 @@ def run(prog, arguments):
             progress=show_progress,
         )
     except WorkerError as error:
-        return report_worker_error(error)
+        return report_worker_error(error, given.fresh)
     print(given.output)
     return 0

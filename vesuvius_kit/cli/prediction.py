@@ -2,7 +2,9 @@
 
 import sys
 
+from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.config import config_to_dict, instantiate, load_config, parse_arguments
+from vesuvius_kit.console import how_to_go_on
 
 
 def add_prediction_arguments(parser):
@@ -27,22 +29,25 @@ def parse_with_checkpoint_defaults(parser, arguments, sections):
     if given.config is not None:
         stored = config_to_dict(load_config(given.config))
     else:
-        from vesuvius_kit.checkpoint import find_checkpoints, load_checkpoint
+        from vesuvius_kit.checkpoint import find_checkpoints, read_checkpoint_header
 
-        stored = load_checkpoint(find_checkpoints(given.checkpoints)[0]).state["config"]
+        path = find_checkpoints(given.checkpoints)[0]
+        _, state = read_checkpoint_header(path)
+        if not isinstance(state.get("config"), dict):
+            raise InputValueError(f"checkpoint must hold the settings of its training (or give --config), got {path}")
+        stored = state["config"]
     # A device or a precision belongs to the machine, not to the checkpoint.
-    defaults = {
+    parser.stored = {
         f"{section}.{key}": value
         for section in sections
         for key, value in stored[section].items()
         if key not in ("device", "precision")
     }
-    parser.set_defaults(defaults)
     given = parse_arguments(parser, arguments)
     return given, instantiate(parser, given)
 
 
-def report_worker_error(error):
+def report_worker_error(error, fresh):
     """Print the one line of a prediction process that failed; the exit code."""
-    print(f"vesuvius-kit: {error}; what is done is kept, the same command goes on", file=sys.stderr)
+    print(f"vesuvius-kit: {error}; what is done is kept, {how_to_go_on(fresh)}", file=sys.stderr)
     return 1

@@ -17,8 +17,12 @@ def run(prog, arguments):
     parser.add_argument("--csv", type=str, default=None, help="also write the table to this file")
     parser.add_argument("--json", type=str, default=None, help="also write the table and the problems to this file")
     given = parse_arguments(parser, arguments)
+    from vesuvius_kit.checks import check_output_file
     from vesuvius_kit.metrics import score_folder
 
+    for option, path in (("--csv", given.csv), ("--json", given.json)):
+        if path is not None:
+            check_output_file(option, path)
     result = score_folder(
         given.predictions,
         given.labels,
@@ -28,6 +32,10 @@ def run(prog, arguments):
         skip_invalid=given.skip_invalid,
         progress=show_progress,
     )
+    if given.csv is not None:
+        result.to_csv(given.csv)
+    if given.json is not None:
+        result.to_json(given.json)
     rows = result.rows()
     width = max(len(row["id"]) for row in rows)
     print(" " * width, *(f"{column:>13}" for column in SCORE_COLUMNS))
@@ -35,7 +43,3 @@ def run(prog, arguments):
         print(f"{row['id']:<{width}}", *(f"{row[column]:>13.4f}" for column in SCORE_COLUMNS))
     for kind, names in result.problems.items():
         print(f"not scored, {kind}: {'; '.join(names)}")
-    if given.csv is not None:
-        result.to_csv(given.csv)
-    if given.json is not None:
-        result.to_json(given.json)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_duration
 from vesuvius_kit.cli.prediction import add_prediction_arguments, parse_with_checkpoint_defaults, report_worker_error
-from vesuvius_kit.config import PostprocessConfig, PredictConfig, make_bare_parser
+from vesuvius_kit.config import PostprocessConfig, PredictConfig, add_settings, make_bare_parser
 from vesuvius_kit.console import show_progress
 
 
@@ -17,8 +17,8 @@ def run(prog, arguments):
     parser.add_argument(
         "--budget", type=str, default=None, help="wall time such as 8h30m; what is left gets a simple mask"
     )
-    parser.add_class_arguments(PredictConfig, "predict")
-    parser.add_class_arguments(PostprocessConfig, "postprocess")
+    add_settings(parser, PredictConfig, "predict")
+    add_settings(parser, PostprocessConfig, "postprocess")
     given, built = parse_with_checkpoint_defaults(parser, arguments, ["predict", "postprocess"])
     if (given.data is None) == (given.images is None):
         raise InputValueError("submit must be given either --data or --images, got both or neither")
@@ -38,6 +38,7 @@ def run(prog, arguments):
             progress=show_progress,
         )
     except WorkerError as error:
-        return report_worker_error(error)
-    print(f"{summary.zip_path}: {len(summary.predicted)} predicted, {len(summary.simple)} simple, valid")
-    return 0
+        return report_worker_error(error, given.fresh)
+    failed = f" ({len(summary.failed)} of them because the network failed)" if summary.failed else ""
+    print(f"{summary.zip_path}: {len(summary.predicted)} predicted, {len(summary.simple)} simple{failed}, valid")
+    return 1 if summary.failed else 0
