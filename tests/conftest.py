@@ -3,10 +3,10 @@
 import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-# Processes that share the tests share the cores too: torch reads this when it is loaded.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
-)
+# Processes that share the tests share the cores too, and torch reads this when it is loaded. One thread each, and not more: the
+# OpenMP threads of a process do not survive the fork by which notebooks start theirs.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
 import pytest
