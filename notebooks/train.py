@@ -44,7 +44,7 @@ import json
 
 from vesuvius_kit.config import RunConfig, changed_settings, config_to_dict, load_config
 from vesuvius_kit.console import show_progress
-from vesuvius_kit.kaggle.session import find_earlier_checkpoint, open_session
+from vesuvius_kit.kaggle.session import find_earlier_checkpoint, find_free_port, open_session
 
 session = open_session(progress=show_progress)
 CONFIG = os.environ.get("VESUVIUS_KIT_CONFIG", session.config)
@@ -87,7 +87,7 @@ update_wrapper(run, train)  # the launcher asks a function for its name
 if session.n_processes > 1:
     from accelerate import notebook_launcher
 
-    notebook_launcher(run, num_processes=session.n_processes)
+    notebook_launcher(run, num_processes=session.n_processes, use_port=find_free_port())
 else:
     run()
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +136,18 @@ def open_session(*, progress=no_progress) -> Session:
         write_competition(data, **_PHANTOM, train_styles=_PHANTOM_STYLES, progress=progress)
     config, settings = ("config_v6_fix_plateau", {}) if n_gpus else ("cpu_demo", dict(QUICK_SETTINGS))
     return Session(data, working, made_phantom, int(n_processes), config, settings)
+
+
+def find_free_port() -> str:
+    """Return a port of this machine that nobody listens on, for ``notebook_launcher``: two notebooks cannot share its own.
+
+    Returns
+    -------
+    str
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
 
 
 def find_earlier_checkpoint(fold: int) -> Path | None:

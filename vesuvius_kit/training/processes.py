@@ -4,10 +4,12 @@ What a process must know alike, all of them learn here: values are averaged or g
 """
 
 import logging
+import multiprocessing
 import os
 import warnings
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.context import ForkProcess
 
 import torch
 from accelerate import Accelerator
@@ -89,6 +91,9 @@ def start_accelerator(
         if own is not None:
             torch.cuda.set_device(own)
     release_accelerator()
+    if isinstance(multiprocessing.current_process(), ForkProcess):
+        # Started from a notebook: OpenMP's threads do not survive the fork, and whoever waits for them waits for ever.
+        torch.set_num_threads(1)
     with _quiet_launch():
         # The processes must have met before the main one can hand its precision on.
         processes = PartialState(cpu=chosen.type == "cpu", timeout=_LONGEST_WAIT)
