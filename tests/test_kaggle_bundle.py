@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
@@ -18,6 +19,7 @@ from vesuvius_kit.cli import main
 from vesuvius_kit.kaggle import bundle, install, wheels
 from vesuvius_kit.kaggle.bundle import build_bundle, read_manifest, verify_bundle
 from vesuvius_kit.kaggle.paths import find_bundle
+from vesuvius_kit.volume import SURFACE, read_volume, write_volume
 
 CHECKOUT = Path(__file__).parent.parent
 EXPECTED = ["docstring-parser", "jsonargparse", "six", "timm-3d", "vesuvius-kit"]
@@ -721,6 +723,11 @@ def test_the_bundle_installs_in_a_clean_environment_without_network(tmp_path, ch
     size = ["--train", "1", "--test", "1", "--shape", "[48,48,48]"]
     call(kit, "phantom", "--output", tmp_path / "data", *size, prefix=offline)
     labels = tmp_path / "data" / "train_labels"
-    scored = call(kit, "score", "--predictions", labels, "--labels", labels, prefix=offline)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in labels.iterdir():
+        # A label is no mask: what is unlabelled in it is neither.
+        write_volume(masks / path.name, (read_volume(path) == SURFACE).astype(np.uint8))
+    scored = call(kit, "score", "--predictions", masks, "--labels", labels, prefix=offline)
     print(scored)
     assert re.search(r"1\.0000 +1\.0000 +1\.0000 +1\.0000", scored)
