@@ -8,7 +8,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 
 help:
 	@echo "make demo       the whole main job on a phantom: data, training, prediction, submission.zip, score, demo/report.png"
-	@echo "make test       the test suite (about ten minutes on two cores)"
+	@echo "make test       the test suite (about five minutes on two cores)"
 	@echo "make test-long  the tests that take minutes each"
 	@echo "make lint       style and formatting"
 	@echo "make install    only the virtual environment"
