@@ -394,7 +394,7 @@ class TrainConfig:
     validation_volumes : int
         How many of them, spread evenly over the fold; 0 means all.
     precision : str
-        ``auto`` times one small step in each type once a run and takes the fastest; a run that goes on keeps its own.
+        ``auto`` takes the fastest type: timed once a run on a CPU, by capability on a GPU; a run that goes on keeps its own.
     num_workers : int
         Loader processes.
     seed : int

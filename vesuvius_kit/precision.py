@@ -1,4 +1,4 @@
-"""Which floating-point type a device is fastest in, found by timing one small step in each.
+"""Which floating-point type a device is fastest in: a CPU by timing one small step in each, a GPU by its capability.
 
 What a processor has instructions for is not to be had from torch, and a type without them is emulated: bfloat16 then takes
 three to seventy times as long as float32. So `auto` is measured once a run, by the main process, and handed to the others.
@@ -40,8 +40,8 @@ class Precision:
     ----------
     name : {"fp32", "bf16", "fp16"}
         The type.
-    source : {"given", "measured", "resumed"}
-        Asked for by name, found by timing, or kept from the run that goes on.
+    source : {"given", "measured", "capability", "resumed"}
+        Asked for by name, found by timing, known from what a GPU has units for, or kept from the run that goes on.
     device : str
         Kind of the device, such as ``cpu``.
     seconds : dict of str to float or None
@@ -50,7 +50,7 @@ class Precision:
     """
 
     name: Literal["fp32", "bf16", "fp16"]
-    source: Literal["given", "measured", "resumed"]
+    source: Literal["given", "measured", "capability", "resumed"]
     device: str
     seconds: dict[str, float | None] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ class Precision:
 
 
 def choose_precision(precision: str, device: torch.device, *, training: bool = False) -> Precision:
-    """Return the precision meant by a name; ``auto`` times one small step in every type the device may be good at.
+    """Return the precision meant by a name; ``auto`` times a small step on a CPU and asks a GPU what it has units for.
 
     Parameters
     ----------
@@ -112,7 +112,10 @@ def choose_precision(precision: str, device: torch.device, *, training: bool = F
     check_choice("precision", precision, ["auto", *DTYPES])
     if precision != "auto":
         return Precision(precision, "given", device.type)
-    return Precision(*_measure(device, training))
+    if device.type != "cpu":
+        return Precision(_of_gpu(device), "capability", device.type)
+    name, seconds = _measure(training)
+    return Precision(name, "measured", device.type, seconds)
 
 
 def autocast(device: torch.device, dtype: torch.dtype):
@@ -133,38 +136,30 @@ def autocast(device: torch.device, dtype: torch.dtype):
 
 
 @cache
-def _measure(device, training):
-    """The fastest type, that it was measured, the kind of the device, and the seconds a step in each type."""
-    timed: dict[str, float | None] = {"fp32": math.nan}
+def _measure(training):
+    """The faster type of this CPU, and the seconds of a step in each."""
+    single, half = math.nan, None
     started = time.monotonic()
-    with _one_thread(device), torch.random.fork_rng(devices=[]):
+    with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _make_network().to(device)
-        clock = _clock_of(device)
+        network = _make_network()
         for edge in _EDGES:
-            image = torch.randn(_BATCH, 1, edge, edge, edge).to(device)
-            single = _time_step(network, image, torch.float32, training, clock, math.inf)
-            rung = {"fp32": single}
-            for name in _candidates(device):
-                if timed.get(name, single) is not None:
-                    rung[name] = _time_step(network, image, DTYPES[name], training, clock, _ABANDONED * single)
-            timed |= rung
-            is_settled = all(seconds is None for name, seconds in timed.items() if name != "fp32")
-            if is_settled or time.monotonic() - started > _LONGEST_TRIALS:
+            image = torch.randn(_BATCH, 1, edge, edge, edge)
+            single = _time_step(network, image, torch.float32, training, math.inf)
+            half = _time_step(network, image, torch.bfloat16, training, _ABANDONED * single)
+            if half is None or time.monotonic() - started > _LONGEST_TRIALS:
                 break
-    limit = timed["fp32"] / (1 + _LEAST_GAIN)
-    gains = {name: seconds for name, seconds in timed.items() if name != "fp32" and seconds and seconds < limit}
-    return min(gains, key=gains.get, default="fp32"), "measured", device.type, timed
+    gains = half is not None and half < single / (1 + _LEAST_GAIN)
+    return "bf16" if gains else "fp32", {"fp32": single, "bf16": half}
 
 
-def _candidates(device):
-    """The half types worth a trial; float16 comes last, since it overflows and needs a scaler."""
-    if device.type == "cpu":
-        return ("bf16",)
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        # Emulated below that, whatever is_bf16_supported() says.
-        return ("fp16",)
-    return ("bf16",) if device.type == "cuda" else ("bf16", "fp16")
+def _of_gpu(device):
+    """The half type that a GPU has units for. So small a step as a CPU can be tried with tells of its launches alone there."""
+    if device.type != "cuda":
+        return "fp32"
+    capability = torch.cuda.get_device_capability(device)
+    # Below 8.0 bfloat16 is emulated, whatever is_bf16_supported() says; below 7.0 float16 may be slower than float32.
+    return "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
 
 
 def _make_network():
@@ -179,31 +174,17 @@ def _make_network():
 
 
 @contextmanager
-def _one_thread(device):
-    """A trial on a processor runs on one thread, whose own time other programs on the machine do not lengthen."""
+def _one_thread():
+    """A trial runs on one thread, whose own time other programs on the machine do not lengthen."""
     threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
 
 
-def _clock_of(device):
-    """What reads the seconds of the work on a device."""
-    if device.type == "cpu":
-        return time.thread_time
-    synchronize = getattr(torch, device.type).synchronize
-
-    def clock():
-        synchronize()
-        return time.perf_counter()
-
-    return clock
-
-
-def _time_step(network, image, dtype, training, clock, limit) -> float | None:
+def _time_step(network, image, dtype, training, limit) -> float | None:
     """The seconds of a step, the shortest of some after a first that is not counted; None if it took longer than the limit.
 
     The clock is also read between the layers, so that even the first trial of an emulated type ends early.
@@ -211,17 +192,17 @@ def _time_step(network, image, dtype, training, clock, limit) -> float | None:
     shortest = math.inf
     with torch.set_grad_enabled(training):
         for repeat in range(1 + _REPEATS):
-            started = clock()
+            started = time.thread_time()
             with autocast(image.device, dtype):
                 output = image
                 for layer in network:
                     output = layer(output)
                     # What is made anew for a new shape and type takes some hundredths of a second the first time.
-                    if clock() - started > limit + (_FIRST_TIME if repeat == 0 else 0):
+                    if time.thread_time() - started > limit + (_FIRST_TIME if repeat == 0 else 0):
                         return None
             if training:
                 output.float().square().mean().backward()
-            seconds = clock() - started
+            seconds = time.thread_time() - started
             if repeat:
                 shortest = min(shortest, seconds)
     return shortest if shortest <= limit else None
