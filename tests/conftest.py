@@ -1,6 +1,12 @@
 """Settings for the whole suite."""
 
 import os
+import signal
+
+# A shell hands SIGINT on as ignored to what it starts in the background, and they to all that they start: Ctrl-C in a test
+# must do what it does at a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Processes that share the tests share the cores too, and torch reads this when it is loaded. One thread each, and not more: the
