@@ -108,6 +108,7 @@ class _Scan:
         self.whole = 0.0
         self.last_loss = ""
         self.is_record = False
+        self.is_counted = False  # the epoch is told as one of so many
 
     def take(self, match):
         label, self.end = self.text[self.end : match.start()], match.end()
@@ -116,6 +117,7 @@ class _Scan:
         before_parts = self.after
         self.after = ""
         if label.strip() in ("/", "of") and before_parts in ("epoch", "count"):
+            self.is_counted = self.is_counted or before_parts == "epoch"
             if before_parts == "count" and word.isdigit():
                 self.fraction = (self.whole, float(word))
             return
@@ -140,14 +142,15 @@ class _Scan:
             return
         meaning = meaning_of(key)
         if meaning.kind == "epoch":
+            self.split = meaning.split or self.split
             self._take_epoch(key, word)
         elif meaning.kind == "step":
             self.is_batch = True
             if word.isdigit():
                 self.found.step = float(word)
                 self.after, self.whole = "count", float(word)
-        elif meaning.kind == "bare" and word.isdigit() and self.found.epoch is None and behind.lstrip()[:1] == "[":
-            # Train: 3 [ 120/314 ...
+        elif meaning.kind == "bare" and word.isdigit() and self.found.epoch is None and _is_of_epoch(key, behind):
+            # Train: 3 [ 120/314 ... or Final training 3/99 ...
             self.split = meaning.split
             self._take_epoch("epoch", word)
         elif behind[:1] == "/" and behind[1:2].isdigit():
@@ -236,10 +239,16 @@ class _Scan:
             if found.epoch is None and found.level == "epoch" and self.is_record:
                 found.level = "record"
             return found
-        if found.epoch is not None and not self.is_batch:
+        # Best Dice: 0.93 (epoch 41) heads nothing.
+        if found.epoch is not None and not self.is_batch and (self.is_counted or not self.is_record):
             found.level = "header"
             return found
         return None
+
+
+def _is_of_epoch(key, behind):
+    """Whether the number behind a lone split is an epoch's."""
+    return behind.lstrip()[:1] == "[" or (behind[:1] == "/" and "final" in words_of(key))
 
 
 @lru_cache(maxsize=4096)
@@ -258,6 +267,8 @@ def _key_of(label):
         split = is_split_word(segment) or split
     if len(segments) > 1 and is_split_word(segments[-1]) and segments[-2].lower() == "epoch":
         return segments[-2], is_split_word(segments[-1])  # Epoch(train) [3][10/314]
+    if len(segments) > 1 and is_split_word(segments[-1]) and segments[-2].lower() == "iter":
+        return "", is_split_word(segments[-1])  # Iter(val) [500]: so many images
     return (segments[-1] if segments else ""), split
 
 

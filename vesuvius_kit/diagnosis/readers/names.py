@@ -31,7 +31,7 @@ _FILLING = word_set(
     epoch avg average averaged mean running total overall current final all sum the a per value values
     smooth smoothed this full combined weighted is was are of for in on at with and info debug warning
     root main metrics metric results result log logs phase stage coef coeff coefficient index similarity
-    global mini finished completed done end summary set data over
+    global mini finished completed complete done end summary stats set data over
     """
 ) - {"metric"}
 # Names that say how large the overlap of two masks is, from 0 to 1.
@@ -55,15 +55,17 @@ _NO_MEASURE = word_set(
     threshold th fold weight weights alpha gamma lambda factor eta time times sec secs second seconds
     elapsed duration runtime took mem memory gpu grad gradient norm wd decay size num number n samples
     count param params parameters momentum beta eps epsilon dropout std var scale delta until max_epochs
-    ms hours minutes per_second flos remaining speed rank device version v
+    ms hours minutes per_second flos remaining speed rank device version v reader ips
     """
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+# Written so, it would fall into two words.
+_IOU = re.compile(r"(?<![A-Za-z])([mM]?)IoU|IoU")
 _JOINED = {
     "trainloss": ("train", "loss"), "tloss": ("train", "loss"), "valloss": ("val", "loss"), "vloss": ("val", "loss"),
     "validloss": ("valid", "loss"), "testloss": ("test", "loss"), "trloss": ("tr", "loss"), "valdice": ("val", "dice"),
     "traindice": ("train", "dice"), "valiou": ("val", "iou"), "valacc": ("val", "acc"), "trainacc": ("train", "acc"),
-    "lrs": ("lr",), "learningrate": ("lr",), "iou": ("iou",),
+    "lrs": ("lr",), "learningrate": ("lr",),
 }  # fmt: skip
 MAX_NAME = 80
 
@@ -109,6 +111,8 @@ def words_of(name: str) -> tuple[str, ...]:
     tuple of str
     """
     words = []
+    if "IoU" in name:
+        name = _IOU.sub(lambda match: f" {(match[1] or '').lower()}iou ", name)
     for word in _WORDS.findall(name):
         lower = word.lower()
         words.extend(_JOINED.get(lower, (lower,)))
@@ -146,7 +150,7 @@ def meaning_of(name: str) -> Meaning:
     rest = [word for word in words if word not in _TRAIN | _VALIDATION | _TEST]
     if "lr" in found or ("learning" in found and "rate" in found):
         return Meaning("other" if found & (_NO_MEASURE - {"weight"}) or "base" in found else "rate", split)
-    if found & _NO_MEASURE:
+    if found & _NO_MEASURE or words == ("batch", "cost"):  # PaddlePaddle tells what a batch costs in seconds
         return Meaning("other", split)
     if rest and rest[-1] in ("epoch", "ep") and not set(rest[:-1]) - _FILLING and not found & (_LOSS | _SCORES):
         return Meaning("epoch", split)

@@ -151,6 +151,7 @@ def _number_fractions(rows, notes):
 
 def _number_points(rows, notes):
     """Points where there are no epochs: from one validation to the next, or equal groups of steps."""
+    _follow_steps(rows)
     logged = [row for row in rows if row.step is not None and row.values]
     for row in rows:
         if row.step is None and row.values:
@@ -178,6 +179,16 @@ def _number_points(rows, notes):
             f'no epochs in this log: "epoch" k is the k-th point, each a {what}; {len(ends)} points, to step {ends[-1]:g}'
         )
     return rows
+
+
+def _follow_steps(rows):
+    """A validation that does not tell its step was made at the step before it."""
+    step = None
+    for row in rows:
+        if row.step is not None:
+            step = row.step
+        elif row.source == "console" and row.level == "epoch" and row.values and _is_validation(row):
+            row.step = step
 
 
 def _is_validation(row):
