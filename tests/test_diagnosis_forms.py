@@ -18,6 +18,7 @@ from log_forms import FORMS
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.diagnosis import diagnose
 from vesuvius_kit.diagnosis.readers import read_runs
+from vesuvius_kit.diagnosis.readers.names import meaning_of
 
 
 def read_text(text, name="run.log"):
@@ -283,6 +284,101 @@ def test_validation_that_was_not_taken_in_every_epoch_is_no_broken_number():
     assert diagnose_text(console(rows)).healthy
     broken = [{"train_loss": "nan" if n > 9 else 0.5, "val_loss": "nan" if n > 9 else 0.5} for n in range(14)]
     assert diagnose_text(console(broken)).verdict == "not a number"
+
+
+def test_first_validations_that_are_no_numbers_are_no_fault_of_a_run_that_goes_on():
+    def run(broken, n_epochs=20, train="0.5"):
+        return console(
+            [
+                {
+                    "train_loss": round(0.6 * 0.95**n, 4) if n else train,
+                    "val_loss": "inf" if n in broken else round(0.62 * 0.95**n, 4),
+                }
+                for n in range(n_epochs)
+            ]
+        )
+
+    assert diagnose_text(run((0, 1, 2))).healthy
+    # Later, in too short a run, or with a training that broke as well, it is one.
+    for text in (run((5, 6)), run((0, 1, 2), n_epochs=9), run((0, 1), train="nan")):
+        assert diagnose_text(text).verdict == "not a number"
+
+
+def test_a_loss_that_never_changes_is_a_network_that_does_not_learn():
+    still = [{"loss": -4.38 if n else -4.36, "acc": 0.327, "val_loss": -4.386, "val_acc": 0.33} for n in range(8)]
+    assert diagnose_text(console(still)).verdict == "does not learn"
+    assert diagnose_text(console(still[:5])).healthy
+    learned = [{**row, "val_iou": 0.81} for row in still]
+    assert diagnose_text(console(learned)).healthy
+    falling = [{"loss": round(-3 - 0.1 * n, 3), "val_loss": -4.386} for n in range(8)]
+    assert diagnose_text(console(falling)).healthy
+
+
+# --- how programs write their lines ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["IoU", "mIoU", "Mean IoU", "val IoU", "valIoU", "Validation/mIoU", "MIoU"])
+def test_an_intersection_over_union_is_a_score_however_it_is_spelled(name):
+    run = read_text("".join(f"Epoch {n}/9 loss: {0.9 - n / 20:.3f}, {name}: {n / 20:.3f}\n" for n in range(1, 9)))[0]
+    ((label, value),) = run.lines[-1]["scores"].items()
+    assert (label, value) == (name, 0.4)
+    assert meaning_of(name).overlap
+
+
+def test_a_split_before_the_word_epoch_holds_for_the_line():
+    text = "".join(
+        f"train: epoch {n}, iter:0, loss: {0.9 - n / 20:.3f}, lr: 0.001\nval epoch: {n}, loss: {1 - n / 20:.3f}, miou: 0.5\n"
+        for n in range(1, 8)
+    )
+    run = read_text(text)[0]
+    assert [line["train"]["loss"] for line in run.lines] == [round(0.9 - n / 20, 3) for n in range(1, 8)]
+    assert [line["validation"]["loss"] for line in run.lines] == [round(1 - n / 20, 3) for n in range(1, 8)]
+
+
+def test_the_final_line_of_an_epoch_outdoes_its_batches_and_an_epoch_that_was_begun_is_none():
+    text = "".join(
+        f"Epoch {n}/300 0/100 loss: 0.2 time 4.5s\nEpoch {n}/300 50/100 loss: 0.3 time 1.5s\n"
+        f"Final training  {n}/299 loss: {0.9 - n / 20:.3f} time 147.6s\n"
+        f"Final validation stats {n}/299 , Dice_TC: {n / 10} , Dice_WT: {n / 9:.3f} , time 10.2s\n"
+        for n in range(7)
+    )
+    run = read_text(text + "Epoch 7/300 0/100 loss: 0.01 time 4.5s\n")[0]
+    assert [line["epoch"] for line in run.lines] == list(range(7))
+    assert [line["train"]["loss"] for line in run.lines] == [round(0.9 - n / 20, 3) for n in range(7)]
+    assert run.lines[-1]["scores"]["validation Dice_TC"] == 0.6
+    assert any("epoch 7 was begun" in note for note in run.notes)
+
+
+def test_what_a_batch_costs_in_seconds_is_no_loss():
+    text = "".join(
+        f"[TRAIN] epoch: {n}, iter: {n}00/900, loss: {1 - n / 20:.3f}, lr: 0.001, batch_cost: 0.5{n}, reader_cost: 0.01{n}\n"
+        "200/200 [==========] - 6s 30ms/step - batch_cost: 0.0290 - reader cost: 0.001\n"
+        f"[EVAL] #Images: 200 mIoU: 0.{n}00 Acc: 0.9 Kappa: nan\n"
+        for n in range(1, 8)
+    )
+    run = read_text(text)[0]
+    assert [line["train"]["loss"] for line in run.lines] == [round(1 - n / 20, 3) for n in range(1, 8)]
+    assert run.lines[-1]["scores"]["validation mIoU"] == 0.7
+    assert not any("cost" in role for role in run.roles)
+
+
+def test_the_best_epoch_of_a_fold_is_not_begun_again():
+    fold = "".join(f"Epoch {n}/50 | Train: loss={1 - n / 20:.3f} dice=0.{n}1\n" for n in range(1, 9))
+    told = "Fold done!\n   Best Val Dice: 0.9325 (epoch 41)\n   Test Dice: 0.8908\n"
+    runs = read_text(fold + told + fold + told)
+    assert [len(run.lines) for run in runs] == [8, 8]
+    assert not any("was begun" in note for run in runs for note in run.notes)
+
+
+def test_a_validation_without_its_step_was_made_at_the_step_before_it():
+    text = "".join(
+        f"mmseg - INFO - Iter [{500 * k}/4000]\tlr: 1.0e-02, eta: 0:01:01, loss: {1 - k / 20:.3f}\n"
+        + (f"mmseg - INFO - Iter(val) [2016]\taAcc: 0.8, mIoU: {k / 20:.3f}\n" if k % 2 == 0 else "")
+        for k in range(1, 9)
+    )
+    run = read_text(text)[0]
+    assert [line["scores"]["validation mIoU"] for line in run.lines] == [0.1, 0.2, 0.3, 0.4]
+    assert math.isclose(run.lines[0]["train"]["loss"], (0.95 + 0.9) / 2)
 
 
 # --- several files, other kinds of files -----------------------------------------------------------------------------

@@ -67,6 +67,9 @@ BY_HEART_KEPT = 0.95
 # A loss scaler skips a few steps in the first epochs while it finds its scale.
 SCALER_EPOCHS = 2
 MAX_SKIPPED = 3
+# Validations that were no numbers at the very beginning, and never in so many epochs afterwards.
+SETTLING_EPOCHS = 3
+SETTLED_EPOCHS = 10
 
 
 def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | None:
@@ -386,11 +389,7 @@ def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | 
     -------
     Finding or None
     """
-    broken = [
-        line["epoch"]
-        for line in lines
-        if any("loss" in part and not math.isfinite(number_of(part["loss"])) for part in _parts(line))
-    ]
+    broken = [] if _settled_at_once(lines) else _broken(lines, "train", "validation")
     skipped = {
         epoch: int(count)
         for epoch, count in series(lines, "train", "skipped_steps")
@@ -410,8 +409,19 @@ def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | 
     return Finding("not_finite", text, {"epochs": broken, "skipped_steps": skipped})
 
 
-def _parts(line):
-    return [line.get(part) or {} for part in ("train", "validation")]
+def _broken(lines, *parts):
+    """The epochs in which the loss of one of the parts is no number."""
+    told = [(line["epoch"], line.get(part) or {}) for line in lines for part in parts]
+    return sorted({epoch for epoch, part in told if "loss" in part and not math.isfinite(number_of(part["loss"]))})
+
+
+def _settled_at_once(lines):
+    """Whether only the first validations were no numbers, as of averaged weights that follow late, and training never broke."""
+    broken = _broken(lines, "validation")
+    finite = [epoch for epoch, _ in series(lines, "validation", "loss")]
+    if not broken or not series(lines, "train", "loss") or _broken(lines, "train"):
+        return False
+    return len(broken) <= SETTLING_EPOCHS and len(finite) >= SETTLED_EPOCHS and broken[-1] < finite[0]
 
 
 def _count(number, noun):

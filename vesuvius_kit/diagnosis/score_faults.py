@@ -32,6 +32,8 @@ CHANCE_EPOCHS = 6
 FLAT_EPOCHS, FLAT_GAIN = 10, 0.03
 LONG_FLAT_EPOCHS, LONG_FLAT_GAIN = 20, 0.05
 POOR_FLAT_GAIN = 0.1
+# A loss that is the same to the last digit in so many epochs was computed from weights that are the same.
+CONSTANT_EPOCHS = 6
 # The same score to the last digit: at the end for so many points, or in the middle for two, far under the others.
 STILL_AT_END = 5
 STILL_IN_MIDDLE = 2
@@ -243,6 +245,8 @@ def find_no_learning(lines: list[dict], config: dict | None = None) -> Finding |
     -------
     Finding or None
     """
+    if floor_of(lines) is None:
+        return _find_constant_loss(lines)
     curves = {part: curve for part in ("train", "validation") if (curve := heights(lines, part))}
     n_epochs = lines[-1]["epoch"] - lines[0]["epoch"]
     longest = max((len(curve) for curve in curves.values()), default=0)
@@ -289,6 +293,23 @@ def find_no_learning(lines: list[dict], config: dict | None = None) -> Finding |
     )
     evidence = {"gains": gains, "overlap": level, "epochs": span_of(lines)}
     return Finding("no_learning", text, evidence)
+
+
+def _find_constant_loss(lines):
+    """A loss without a known floor that is the same to the last digit from the second epoch on."""
+    curves = [curve for part in ("train", "validation") if (curve := series(lines, part, "loss"))]
+    if not begins_anew(lines) or overlap_level(lines) >= GOOD_OVERLAP or has_gained(lines):
+        return None
+    if min(len(curve) for curve in curves) < CONSTANT_EPOCHS or any(
+        len({loss for _, loss in curve[1:]}) > 1 for curve in curves
+    ):
+        return None
+    text = (
+        f"The run does not learn: from the second epoch on the loss stands at exactly {curves[-1][-1][1]:.6g}. "
+        "Nothing reaches the weights: look at the labels and at the output (does it saturate? is the loss for labels of this "
+        "form?), and at the gradient."
+    )
+    return Finding("no_learning", text, {"loss": curves[-1][-1][1], "epochs": span_of(lines)})
 
 
 def falls_steadily(curve: list[tuple[int, float]]) -> bool:
