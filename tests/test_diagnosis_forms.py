@@ -349,6 +349,30 @@ def test_the_final_line_of_an_epoch_outdoes_its_batches_and_an_epoch_that_was_be
     assert any("epoch 7 was begun" in note for note in run.notes)
 
 
+@pytest.mark.parametrize("n_bars", [3, 400])  # the second is longer than a line may be
+def test_of_bars_that_ran_together_the_last_counts(n_bars):
+    text = ""
+    for n in range(1, 8):
+        bar = "[..............] - ETA: 1:43 - loss: 0.8220 - dice_score: 0.0123 - accuracy: 0.5258"
+        text += f"Epoch {n}/100\n" + "".join(f"  {k}/500 {bar}" for k in range(1, n_bars + 1))
+        text += f" 500/500 [==========] - 12s 60ms/step - loss: {1 - n / 20:.3f} - dice_score: {n / 10} - val_loss: 0.{n}5\n"
+    run = read_text(text)[0]
+    assert [line["epoch"] for line in run.lines] == list(range(1, 8))
+    assert [line["train"]["loss"] for line in run.lines] == [round(1 - n / 20, 3) for n in range(1, 8)]
+    assert run.lines[-1]["scores"]["dice_score"] == 0.7
+
+
+def test_bars_that_validate_are_of_the_validation():
+    text = "".join(
+        f"Epoch [{n}]\nTraining: 100%|██████████| 572/572 [00:25<00:00, 22.7it/s, loss={1 - n / 20:.3f}, dice=0.{n}]\n"
+        f"Validating: 100%|██████████| 144/144 [00:05<00:00, 22.7it/s, loss={1.1 - n / 20:.3f}, dice=0.{n}5]\n"
+        for n in range(1, 8)
+    )
+    run = read_text(text)[0]
+    assert [line["validation"]["loss"] for line in run.lines] == [round(1.1 - n / 20, 3) for n in range(1, 8)]
+    assert run.lines[-1]["scores"] == {"train dice": 0.7, "validation dice": 0.75}
+
+
 def test_what_a_batch_costs_in_seconds_is_no_loss():
     text = "".join(
         f"[TRAIN] epoch: {n}, iter: {n}00/900, loss: {1 - n / 20:.3f}, lr: 0.001, batch_cost: 0.5{n}, reader_cost: 0.01{n}\n"

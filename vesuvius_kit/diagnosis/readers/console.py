@@ -31,6 +31,9 @@ _WRAPPED_END = re.compile(r"(?:,\s*(?:device|dtype|grad_fn|requires_grad)=[^,()]
 _BAR = ("%|", "% |", "it/s", "s/it", "/step", "█", "━", "[==", "==]", "=>.", "[>", "batch/s", "s/batch")
 _BEHIND_BAR = re.compile(r"(?:it/s|s/it|batch/s)(?:, [^\]|]{0,200})?\](?=.*\bepoch\b)", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[|,;()\[\]{}<>•·→│!?:=\t]|\s[-–—]+\s|\s{2,}|-{2,}|={2,}|\*{2,}|\.{2,}")
+# In Keras's bars that are not at their end, and one that is.
+_NOT_DONE = " - ETA: "
+_DONE_BAR = re.compile(r"\d+/\d+ \[=+\]")
 _PERCENT = re.compile(r"\s?%(?!\s?\|)")
 _UNIT = re.compile(
     r"\s?(?:ms|s|sec|secs|seconds|min|mins|minutes|h|hrs?|hours|it|its|G|M|K|k|GB|MB|GiB|MiB|B|x)(?![a-zA-Z])"
@@ -49,6 +52,25 @@ _RECORD = re.compile(r"\b(?:best|saved?|saving|improved|improvement|new record)\
 _BESIDE = word_set("best avg average mean ema min max prev previous was old")
 MAX_LINE = 20_000
 _MAX_LABEL = 240
+
+
+def last_of_bars(line: str) -> str:
+    """Return the last of Keras's bars that stand in one line, as where the signs that took the others back were lost.
+
+    Parameters
+    ----------
+    line : str
+        One line, however long.
+
+    Returns
+    -------
+    str
+        The line itself where it holds one bar or none.
+    """
+    last = line.rfind(_NOT_DONE)
+    if last <= line.find(_NOT_DONE) or (match := _DONE_BAR.search(line, last)) is None:
+        return line
+    return line[match.start() :]
 
 
 def read_console_line(line: str, number: int, is_cut: bool = False) -> Row | None:

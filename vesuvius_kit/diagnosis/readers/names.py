@@ -21,7 +21,9 @@ def word_set(text: str) -> frozenset[str]:
 
 
 _TRAIN = word_set("train training trn tr")
-_VALIDATION = word_set("val valid validation vali vld dev eval evaluation holdout heldout cv oof va")
+_VALIDATION = word_set(
+    "val valid validation validating vali vld dev eval evaluation evaluating holdout heldout cv oof va"
+)
 _TEST = word_set("test testing tst")
 _LOSS = word_set("loss losses cost objective")
 _STEP = word_set("step steps iter iters iteration iterations itr batch batches it minibatch")
@@ -35,7 +37,7 @@ _FILLING = word_set(
     """
 ) - {"metric"}
 # Names that say how large the overlap of two masks is, from 0 to 1.
-OVERLAP = word_set("dice dsc dicescore iou miou jaccard jac f1 f05 fbeta mdice surfacedice nsd")
+OVERLAP = word_set("dice dsc dicescore iou miou iu miu jaccard jac f1 f05 fbeta mdice surfacedice nsd")
 _SCORES = OVERLAP | word_set(
     """
     acc accuracy score auc auroc map precision recall sensitivity specificity toposcore topo kappa mcc

@@ -73,6 +73,7 @@ class _Reader:
 
     def read(self, number, line, is_cut):
         self.seen += 1
+        line = console.last_of_bars(line)
         if self._read_table(number, line, is_cut):
             return
         if len(line) > console.MAX_LINE and line[0] != "{":
