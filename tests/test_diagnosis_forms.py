@@ -314,6 +314,25 @@ def test_a_loss_that_never_changes_is_a_network_that_does_not_learn():
     assert diagnose_text(console(falling)).healthy
 
 
+def test_scores_that_part_are_over_fitting_where_no_validation_loss_is_told():
+    def run(validated, trained=lambda n: 0.88 + n / 500):
+        return diagnose_text(
+            "".join(
+                f"Epoch [{n}/100], Loss: {2 - n / 20:.4f},\n[Training] Acc: 0.96, F1: {trained(n):.4f}\n"
+                f"[Validation] Acc: 0.86, F1: {validated(n):.4f}\n"
+                for n in range(1, 13)
+            )
+        )
+
+    parted = run(lambda n: 0.5 - n / 100)
+    assert parted.verdict == "over-fitting"
+    assert "validation F1 stands at 0.395" in parted.findings[0].text
+    # A gap that closes, a small one, and a training that has hardly learned are none.
+    assert run(lambda n: 0.3 + n / 60).healthy
+    assert run(lambda n: 0.7 - n / 100).healthy
+    assert run(lambda n: 0.3 - n / 100, trained=lambda n: 0.5 + n / 500).healthy
+
+
 # --- how programs write their lines ----------------------------------------------------------------------------------
 
 

@@ -15,12 +15,14 @@ from vesuvius_kit.diagnosis.curves import (
     heights,
     loss_curve,
     number_of,
+    scores_of,
     series,
     setting_of,
     since_new_base,
     since_new_weights,
 )
 from vesuvius_kit.diagnosis.finding import Finding
+from vesuvius_kit.diagnosis.readers.names import is_split_word, meaning_of, words_of
 from vesuvius_kit.diagnosis.score_faults import GOOD_OVERLAP, has_gained, overlap_level
 
 # The bounded controller's cap.
@@ -64,6 +66,10 @@ PARTED_GAP = 2.5
 # Half of the training loss learned, and of the validation loss as good as nothing.
 BY_HEART_FALL = 0.5
 BY_HEART_KEPT = 0.95
+# Where only scores tell: an overlap of 0.8 in training, under 60 % of it in validation, and no gain there since the first third.
+SCORED_IN_TRAINING = 0.8
+SCORED_GAP = 0.6
+SCORED_GAIN = 0.02
 # A loss scaler skips a few steps in the first epochs while it finds its scale.
 SCALER_EPOCHS = 2
 MAX_SKIPPED = 3
@@ -334,6 +340,8 @@ def find_parting(lines: list[dict], config: dict | None = None) -> Finding | Non
     Finding or None
     """
     lines = since_new_weights(lines)
+    if not series(lines, "validation", "loss"):
+        return _find_parted_scores(lines)
     training, floor = dict(heights(lines, "train")), floor_of(lines)
     both = [(epoch, height, training[epoch]) for epoch, height in heights(lines, "validation") if epoch in training]
     width = max(OVERFIT_EPOCHS, len(both) // 20)
@@ -373,6 +381,37 @@ def find_parting(lines: list[dict], config: dict | None = None) -> Finding | Non
     return Finding(
         "parting", text, evidence | {"train_loss_then": then + floor, "train_loss_last": last_trained + floor}
     )
+
+
+def _find_parted_scores(lines):
+    """An overlap that is high in training, much lower in validation, and does not rise there any more."""
+    scores = scores_of(lines)
+    for name, points in scores.items():
+        meaning = meaning_of(name)
+        if meaning.split != "validation" or not meaning.overlap or len(points) < MIN_EPOCHS:
+            continue
+        trained = next((dict(scores[other]) for other in scores if _measures_in_training(other, name)), {})
+        third = len(points) // 3
+        last_trained = [trained[epoch] for epoch, _ in points[-third:] if epoch in trained]
+        first, last = (fmean(value for _, value in part) for part in (points[:third], points[-third:]))
+        if not last_trained or not SCORED_IN_TRAINING <= fmean(last_trained) <= 1.0:
+            continue
+        if last > SCORED_GAP * fmean(last_trained) or last > first + SCORED_GAIN:
+            continue
+        best_epoch, best = max(points, key=lambda pair: pair[1])
+        text = (
+            f"The network over-fits: {name} stands at {last:.3f} (best {best:.3f} at epoch {best_epoch}) and does not rise any "
+            f"more, while the same score is {fmean(last_trained):.3f} in training."
+        )
+        evidence = {"best_epoch": best_epoch, "score": name, "last": last, "in_training": fmean(last_trained)}
+        return Finding("parting", text, evidence)
+    return None
+
+
+def _measures_in_training(name, other):
+    """Whether a score is what another one is, but of the training."""
+    first, second = ([word for word in words_of(each) if not is_split_word(word)] for each in (name, other))
+    return first == second and meaning_of(name).split == "train"
 
 
 def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | None:
