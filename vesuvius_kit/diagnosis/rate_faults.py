@@ -66,7 +66,7 @@ PARTED_GAP = 2.5
 # Half of the training loss learned, and of the validation loss as good as nothing.
 BY_HEART_FALL = 0.5
 BY_HEART_KEPT = 0.95
-# Where only scores tell: an overlap of 0.8 in training, under 60 % of it in validation, and no gain there since the first third.
+# Where only scores tell: an overlap of 0.8 in training, under 60 % of it in validation, and no gain there since the beginning.
 SCORED_IN_TRAINING = 0.8
 SCORED_GAP = 0.6
 SCORED_GAIN = 0.02
