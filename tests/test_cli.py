@@ -1,7 +1,9 @@
 """The command line as a user meets it: real processes, bad input included."""
 
 import csv
+import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -105,6 +107,34 @@ def test_it_runs_as_a_module_and_says_its_version():
         [sys.executable, "-m", "vesuvius_kit", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("vesuvius-kit 0.")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_it_works_without_standard_streams(data, tmp_path, closed):
+    """Schedulers and daemons close them: Python's are None then."""
+    report = tmp_path / "report.json"
+    command = f"{shlex.quote(sys.executable)} -m vesuvius_kit audit --data {data} --json {report} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert json.loads(report.read_text())["ok"]
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(data, tmp_path):
+    """LANG=C, as in many containers: a traceback, after all the work."""
+    folder = tmp_path / "r\u00f6lle"
+    folder.symlink_to(data)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vesuvius_kit", "audit", "--data", str(folder)],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"{tmp_path}/r\\xf6lle\n")
+
+
+def test_help_needs_no_docstrings():
+    done = subprocess.run([sys.executable, "-OO", "-m", "vesuvius_kit", "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rehearse" in done.stdout
 
 
 def break_nothing(data):

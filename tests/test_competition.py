@@ -395,6 +395,15 @@ def test_ids_that_a_spreadsheet_spoilt_are_an_error(folder, row, file):
     assert audit.errors == [str(caught.value)]
 
 
+@pytest.mark.parametrize(("spelt", "other"), [("70101", "70101.0"), ("7", "007"), ("PHerc1", "pherc1")])
+def test_a_scroll_in_two_spellings_is_an_error(tmp_path, spelt, other):
+    """It counted as two scrolls, and its chunks lay on both sides of a fold."""
+    (tmp_path / "train.csv").write_text(f"id,scroll_id\n1,{spelt}\n2,{other}\n3,x\n")
+    (tmp_path / "train_images").mkdir()
+    with pytest.raises(InputValueError, match=f"one way, got {other} in line 3 and {spelt} before"):
+        Competition(tmp_path).train  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("row", "file"),
     [("12", "13x"), ("12", "120"), ("1.01209E+09", "1012193321"), ("ab", "0ab"), ("12", "12")],

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -111,6 +112,40 @@ def test_masks_of_other_settings_never_mix(images, run, tmp_path):
     with pytest.raises(InputValueError, match=r"predict.weights"):
         write_submission(path, images, [run], PREDICT, POSTPROCESS)
     write_submission(path, images, [run], PREDICT, other, fresh=True)
+
+
+def test_a_result_never_passes_for_that_of_another_file(images, run, tmp_path):
+    """Both default folders are used again and again: masks of an earlier prediction were kept without a word."""
+    probabilities, masks, archive = tmp_path / "probabilities", tmp_path / "masks", tmp_path / "s.zip"
+    predict_folder(images, [run], probabilities, PREDICT)
+    postprocess_folder(probabilities, masks, POSTPROCESS)
+    write_submission(archive, images, [run], PREDICT, POSTPROCESS)
+    stamp = (masks / "7.tif").stat().st_mtime_ns
+    shutil.copytree(probabilities, tmp_path / "copy")
+    postprocess_folder(tmp_path / "copy", masks, POSTPROCESS)  # the same bytes elsewhere are the same file
+    assert (masks / "7.tif").stat().st_mtime_ns == stamp
+    np.save(probabilities / "7.npy", np.ones(SHAPES["7"], np.float16))
+    with pytest.raises(InputValueError, match=rf"results in {masks} .*--fresh.*in place of 7$"):
+        postprocess_folder(probabilities, masks, POSTPROCESS)
+    write_volume(images / "11.tif", read_volume(images / "11.tif")[::-1])
+    for again in (
+        lambda: predict_folder(images, [run], probabilities, PREDICT),
+        lambda: write_submission(archive, images, [run], PREDICT, POSTPROCESS),
+    ):
+        with pytest.raises(InputValueError, match=r"--fresh.*in place of 11$"):
+            again()
+    postprocess_folder(probabilities, masks, POSTPROCESS, fresh=True)
+    assert read_volume(masks / "7.tif").any()
+    postprocess_folder(probabilities, masks, POSTPROCESS)
+
+
+def test_a_source_without_a_result_may_change(images, run, tmp_path):
+    """A run that was stopped goes on, whatever became of the volumes it had not reached."""
+    predict_folder(images, [run], tmp_path / "p", PREDICT)
+    (tmp_path / "p" / "11.npy").unlink()
+    write_volume(images / "11.tif", read_volume(images / "11.tif")[::-1])
+    predict_folder(images, [run], tmp_path / "p", PREDICT)
+    predict_folder(images, [run], tmp_path / "p", PREDICT)
 
 
 def test_when_the_time_is_over_the_rest_gets_simple_masks_and_the_next_run_goes_on(

@@ -136,6 +136,15 @@ def test_a_fold_that_nobody_labelled_is_refused(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("value", "missing"), [(0, r"surface \(1\)"), (1, r"background \(0\)")])
+def test_a_fold_of_one_class_is_refused(data, tmp_path, value, missing):
+    """Labels that a conversion emptied: the run ended with exit code 0 and a score."""
+    for path in (data / "train_labels").iterdir():
+        write_volume(path, np.full((24, 24, 24), value, np.uint8))
+    with pytest.raises(InputValueError, match=f"training chunks of fold 0 .* got no voxel of {missing} in"):
+        train(configure(data, tmp_path))
+
+
 def test_unlabelled_chunks_and_patches_are_left_out_of_every_mean(data, tmp_path):
     """A9"""
     from vesuvius_kit.competition import Competition

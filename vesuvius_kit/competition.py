@@ -491,7 +491,7 @@ def _read_table(path, *, needs_scroll) -> list[tuple[str, str]]:
     check_file(path.name, path)
     with name_os_errors(f"read {path}"):
         text = _decode_text(path, path.read_bytes())
-    rows, scroll_of = [], {}
+    rows, scroll_of, spellings = [], {}, {}
     try:
         # Strict: a quote that is never closed would otherwise swallow the rest of the table.
         form = {"delimiter": _find_delimiter(path, text), "skipinitialspace": True, "strict": True}
@@ -514,6 +514,13 @@ def _read_table(path, *, needs_scroll) -> list[tuple[str, str]]:
             if scroll_of.setdefault(id_, scroll_id) != scroll_id:
                 raise InputValueError(
                     f"{path} must not repeat an id, got {id_} again in line {table.line_num} with another scroll"
+                )
+            # A scroll in two spellings would be two, and lie on both sides of a fold.
+            number = _read_number(scroll_id)
+            spelt = spellings.setdefault(scroll_id.casefold() if number is None else number, scroll_id)
+            if spelt != scroll_id:
+                raise InputValueError(
+                    f"{path} must spell a scroll_id in one way, got {scroll_id} in line {table.line_num} and {spelt} before"
                 )
             rows.append((id_, scroll_id))
     except csv.Error as error:

@@ -144,7 +144,10 @@ def configure_logging(level: int = logging.INFO) -> None:
 
 
 class _Tolerant:
-    """A standard stream that forgets what it cannot write, when what fails is of the given kind, and names itself else."""
+    """A standard stream that forgets what it cannot write, when what fails is of the given kind, and names itself else.
+
+    What its encoding has no character for, as ASCII for the name of a folder, is written as an escape.
+    """
 
     def __init__(self, stream, failures):
         self._stream, self._failures, self._is_gone = stream, failures, False
@@ -154,8 +157,16 @@ class _Tolerant:
 
     def write(self, text):
         if not self._is_gone:
-            self._try(self._stream.write, text)
+            self._try(self._stream.write, self._escape(text))
         return len(text)
+
+    def _escape(self, text):
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            text.encode(encoding, getattr(self._stream, "errors", None) or "strict")
+        except UnicodeEncodeError:
+            return text.encode(encoding, "backslashreplace").decode(encoding)
+        return text
 
     def flush(self):
         if not self._is_gone:
@@ -179,12 +190,14 @@ class _Tolerant:
 def outlive_readers() -> Iterator[None]:
     """Go on working when nobody reads standard output (``| head``) or the log any longer: what is written there is dropped.
 
-    Anything else that keeps the log from being written is no reason to stop either; the output itself must not be lost.
+    Anything else that keeps the log from being written is no reason to stop either; the output itself must not be lost. A
+    stream that was closed before the start (``>&-``), as schedulers do, is one that nobody reads.
     """
     output, log = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Tolerant(output, BrokenPipeError), _Tolerant(log, OSError)
-    try:
-        yield
-        sys.stdout.flush()
-    finally:
-        sys.stdout, sys.stderr = output, log
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        sys.stdout, sys.stderr = _Tolerant(output or nowhere, BrokenPipeError), _Tolerant(log or nowhere, OSError)
+        try:
+            yield
+            sys.stdout.flush()
+        finally:
+            sys.stdout, sys.stderr = output, log

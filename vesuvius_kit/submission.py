@@ -1,13 +1,16 @@
 """From a folder of volumes to probabilities, masks and ``submission.zip``, against the clock and resumable at any kill.
 
 Each volume's result is a file that appears whole or not at all, so a run that was killed goes on with the first volume that
-has none. The settings and the weights' digests lie beside the results: results of two settings never mix. Several GPUs share
-the volumes out among one process each; the masks, and so the archive, are those of a single process.
+has none. The settings, the weights' digests and those of the files that went in lie beside the results: results of two
+settings never mix, and none passes for that of another file of the same name. Several GPUs share the volumes out among one
+process each; the masks, and so the archive, are those of a single process.
 """
 
 import copy
+import hashlib
 import json
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -58,6 +61,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "settings.json"
+# Bytes of a file, evenly spread, that tell it from another one.
+_SAMPLED_BLOCKS, _BLOCK = 32, 4096
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def predict_folder(
     paths = list_images(images)
     ensemble = _Ensemble(checkpoints, predict)
     with lock_folder(output):
-        output = _open_results(output, {"predict": ensemble.settings}, fresh, "*.npy")
+        output = _open_results(output, {"predict": ensemble.settings}, fresh, ".npy", paths)
         job = _Job(paths, ensemble, output)
         waiting = [name for name in paths if not _is_whole(job.result_path(name))]
         _, failed = _predict_volumes(
@@ -180,7 +185,7 @@ def postprocess_folder(
         check_output_file("report", report)
     pipeline = choose_pipeline(**config_to_dict(postprocess))
     with lock_folder(output):
-        output = _open_results(output, {"postprocess": _note_pipeline(postprocess)}, fresh, "*.tif")
+        output = _open_results(output, {"postprocess": _note_pipeline(postprocess)}, fresh, ".tif", sources)
         waiting = {str(path): name for name, path in sources.items() if not (output / f"{name}.tif").exists()}
         job = RepairJob(output, pipeline, report is not None)
         if min(processes, len(waiting)) < 2:
@@ -256,7 +261,7 @@ def write_submission(
     try_pipeline(choose_pipeline(**config_to_dict(postprocess)))
     masks = zip_path.with_name(f"{zip_path.stem}_masks")
     with lock_folder(masks):
-        _open_results(masks, settings, fresh, "*.tif")
+        _open_results(masks, settings, fresh, ".tif", paths)
         job = _Job(paths, ensemble, masks, postprocess)
         waiting = [name for name in paths if not job.result_path(name).is_file()]
         budget = TimeBudget(paths, waiting, started, budget_seconds)
@@ -477,14 +482,16 @@ def _read_ahead(paths, names):
             yield name, volume
 
 
-def _open_results(folder, settings, fresh, pattern):
-    """Make a folder of results, or open one and check that its results were made under the same settings."""
+def _open_results(folder, settings, fresh, ending, sources):
+    """Make a folder of results, or open one and check that its results were made under the same settings, of the same files."""
     folder = make_folder(folder)
+    digests, pattern = _read_digests(sources), f"*{ending}"
     noted = folder / SETTINGS_FILE
     if noted.exists() and not fresh:
         try:
             before = json.loads(noted.read_text(encoding="utf-8"))
-            kept = {key: before.pop(key) for key in ("precision",) if key in before}
+            kept = {key: before.pop(key) for key in ("precision", "sources") if key in before}
+            changed = [name for name, digest in kept.get("sources", {}).items() if digests.get(name, digest) != digest]
             changes = changed_settings(before, settings)
         except (ValueError, AttributeError, TypeError) as error:
             raise InputValueError(
@@ -495,16 +502,40 @@ def _open_results(folder, settings, fresh, pattern):
                 raise InputValueError(
                     f"settings must equal those of the results in {folder} (or give --fresh), got {'; '.join(changes)}"
                 )
+            if replaced := [name for name in changed if (folder / f"{name}{ending}").exists()]:
+                raise InputValueError(
+                    f"files must be those that the results in {folder} were made of (or give --fresh, or another --output), "
+                    f"got others in place of {_list_some(replaced)}"
+                )
             # A note of the results that are kept, not a setting: another machine may go on with the work.
             settings = settings | kept
     # Results first: killed in between, none of them may lie beside settings that are not theirs.
     for result in folder.glob(pattern) if fresh else ():
         with name_os_errors(f"remove {result}"):
             result.unlink()
+    settings = settings | {"sources": settings.get("sources", {}) | digests}
     # Written even where it says the same: so a folder that cannot be written to is found before the work.
     with write_atomically(noted) as stream:
         json.dump(settings, stream, indent=1)
     return folder
+
+
+def _read_digests(sources):
+    """What tells the files that go in from others of the same names, which another folder may hold; by id.
+
+    The size and a sample: the volumes of a scroll are a hundred gigabytes, and two files that agree in both are the same one.
+    """
+    digests = {}
+    for name, path in sources.items():
+        if path.is_file():
+            with name_os_errors(f"read {path}"), open(path, "rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                digest = hashlib.sha256(str(size).encode())
+                for k in range(_SAMPLED_BLOCKS):
+                    stream.seek(max(size - _BLOCK, 0) * k // (_SAMPLED_BLOCKS - 1))
+                    digest.update(stream.read(_BLOCK))
+            digests[name] = digest.hexdigest()[:16]
+    return digests
 
 
 def _settle_precision(folder, predict):

@@ -141,5 +141,7 @@ def _overview():
         "Find the papyrus surface in X-ray CT of the Herculaneum scrolls.",
     ]
     lines += ["", "commands (each has its own --help):"]
-    lines += [f"  {name:<12} {command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
+    # Python leaves docstrings out under -OO.
+    summaries = {name: (command.__doc__ or "").partition("\n")[0] for name, command in COMMANDS.items()}
+    lines += [f"  {name:<12} {summary}" for name, summary in summaries.items()]
     return "\n".join(lines)

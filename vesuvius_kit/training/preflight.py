@@ -30,7 +30,7 @@ from vesuvius_kit.training.choices import (
     make_validation_patches,
     read_labels,
 )
-from vesuvius_kit.volume import UNLABELLED, read_volume
+from vesuvius_kit.volume import BACKGROUND, SURFACE, UNLABELLED, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,7 @@ def _try_model(config):
 
 def _check_fold(config, fold, train_chunks, validation_chunks, normalisation):
     labelled = _require_labelled(train_chunks, f"training chunks of fold {fold}")
+    _require_both_classes(config, train_chunks, fold)
     _require_labelled(choose_scored(config, validation_chunks), f"scored validation chunks of fold {fold}")
     patches = make_validation_patches(config, validation_chunks, normalisation)
     labels = (read_labels(config, patches[index]["label"]) for index in range(len(patches)))
@@ -145,6 +146,20 @@ def _require_labelled(chunks, what):
             return label
     names = ", ".join(chunk.id for chunk in chunks[:5]) + (" ..." if len(chunks) > 5 else "")
     raise InputValueError(f"{what} must hold a labelled voxel, got label 2 alone in {names}")
+
+
+def _require_both_classes(config, chunks, fold):
+    """Raise unless the loss will see surface and background; mostly the first label holds both and no other is read."""
+    missing = {SURFACE: "surface (1)", BACKGROUND: "background (0)"}
+    for chunk in chunks:
+        label = read_labels(config, torch.from_numpy(read_volume(chunk.label_path)))
+        missing = {value: name for value, name in missing.items() if not bool((label == value).any())}
+        if not missing:
+            return
+    raise InputValueError(
+        f"training chunks of fold {fold} must hold surface (1) and background (0), got no voxel of "
+        f"{' or '.join(missing.values())} in {len(chunks)} labels"
+    )
 
 
 def _check_output(config, model):
