@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from vesuvius_kit.config import (
     find_config,
     list_configs,
     load_config,
+    make_bare_parser,
+    make_parser,
+    parse_arguments,
 )
 
 
@@ -265,6 +269,33 @@ def test_a_later_source_takes_the_effect_of_an_earlier_setting_away(tmp_path, ca
     path.write_text("postprocess: {pipeline: raw,\n  t_low: 0.2}\n")
     with pytest.raises(InputValueError, match=r"mine\.yaml, line 2: postprocess\.t_low must be left out"):
         load_config(path)
+
+
+def test_a_file_that_replaces_a_word_of_the_command_line_says_so(tmp_path, caplog):
+    """A later source wins; whoever names the file last may not have meant that."""
+    (tmp_path / "mine.yaml").write_text("train: {num_epochs: 3, batch_size: 2}\n")
+    words = ["--train.num_epochs", "300", "--train.batch_size", "2", "--config", str(tmp_path / "mine.yaml")]
+    assert parse_arguments(make_parser(), words)["train.num_epochs"] == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'mine.yaml'}, line 1: 3 replaces --train.num_epochs 300, which stands before it"
+    ]
+    assert parse_arguments(make_parser(), [*words[-2:], *words[:-2]])["train.num_epochs"] == 300
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "message"),
+    [
+        (tuple[int, int, int], "48", "--size must be 3 values in brackets, each an integer, got 48"),
+        (float, "nan", "--size must be a number, got nan"),
+        (int, "1.5", "--size must be an integer, got 1.5"),
+    ],
+)
+def test_an_option_that_is_no_setting_is_named_in_the_same_words(kind, word, message):
+    parser = make_bare_parser()
+    parser.add_argument("--size", type=kind)
+    with pytest.raises(InputValueError, match=re.escape(message)):
+        parse_arguments(parser, ["--size", word])
 
 
 def test_the_settings_of_a_checkpoint_give_way_to_a_pipeline_on_the_command_line():

@@ -637,18 +637,22 @@ def test_every_fault_can_be_drawn(tmp_path):
         assert "<svg" in (tmp_path / f"{number}.svg").read_text()
 
 
+OUTPUTS = {"figure": "png", "json": "json", "yaml": "yaml"}
+
+
 def test_the_command(tmp_path, capsys):
     write_lines(tmp_path / "healthy.jsonl", healthy_lines())
     (tmp_path / "case.log").write_text(case_log())
     (tmp_path / "empty.log").write_text("nothing\n")
     assert main(["diagnose", str(tmp_path / "healthy.jsonl")]) == 0
-    outputs = [f"--{kind}={tmp_path / f'out.{kind}'}" for kind in ("figure", "json", "yaml")]
+    outputs = [f"--{option}={tmp_path / f'out.{kind}'}" for option, kind in OUTPUTS.items()]
     assert main(["diagnose", f"--run={tmp_path / 'case.log'}", *outputs]) == 1
     assert "Verdict: loss first" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["verdict"] == "loss first"
     assert load_config(tmp_path / "out.yaml").loss.dice_weight == 0.8
-    assert (tmp_path / "out.figure").read_bytes().startswith(b"\x89PNG")
-    for arguments in (["empty.log"], ["missing.log"], [], ["case.log", "--run=case.log"]):
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    no_picture = f"--figure={tmp_path / 'out.xyz'}"
+    for arguments in (["empty.log"], ["missing.log"], [], ["case.log", "--run=case.log"], ["case.log", no_picture]):
         assert main(["diagnose", *(str(tmp_path / word) if word.endswith(".log") else word for word in arguments)]) == 2
         error = capsys.readouterr().err
         assert len(error.strip().splitlines()) == 1

@@ -139,6 +139,15 @@ def test_a_result_never_passes_for_that_of_another_file(images, run, tmp_path):
     postprocess_folder(probabilities, masks, POSTPROCESS)
 
 
+def test_an_image_without_contrast_is_named(images, run, tmp_path, caplog):
+    """A conversion that left black: the network finds surfaces in it all the same."""
+    write_volume(images / "11.tif", np.zeros(SHAPES["11"], np.uint8))
+    predict_folder(images, [run], tmp_path / "p", PREDICT)
+    assert [line for line in caplog.messages if "nothing can be seen" in line] == [
+        "volume 11 is 0 everywhere: nothing can be seen in it"
+    ]
+
+
 def test_a_source_without_a_result_may_change(images, run, tmp_path):
     """A run that was stopped goes on, whatever became of the volumes it had not reached."""
     predict_folder(images, [run], tmp_path / "p", PREDICT)

@@ -32,6 +32,7 @@ from vesuvius_kit.lr import MAX_FACTOR
 from vesuvius_kit.yaml_file import (
     YamlDocument,
     convert_value,
+    describe_type,
     flatten,
     parse_document,
     read_document,
@@ -896,15 +897,26 @@ def parse_arguments(parser, arguments):
         rank = 1 + max((source.rank for source in parser.sources.values() if source != _COMMAND_LINE), default=0)
         for name, (value, place) in _read_option(parser, key, text, values).items():
             # A later word wins; the last one counts as the source.
+            if place and parser.sources.get(name) == _COMMAND_LINE and values.get(name) != value:
+                logger.warning("%s%s replaces --%s %s, which stands before it", place, value, name, values.get(name))
             values[name] = value
             parser.sources[name] = Source(place, rank) if place else _COMMAND_LINE
     try:
         namespace = parser.parse_args(others)
     except ArgumentError as error:
-        raise InputValueError(" ".join(str(error).split())) from error
+        raise InputValueError(_explain_option(parser, error)) from error
     for name, value in {**stored, **values}.items():
         namespace[name] = value
     return namespace
+
+
+def _explain_option(parser, error):
+    """What jsonargparse says of an option, in the words that settings have for the same mistake."""
+    text = " ".join(str(error).split())
+    found = re.match(r'Parser key "(\w+)": .*Got value: (.*)', text)
+    action = next((action for action in parser._actions if found and action.dest == found[1]), None)
+    kind = getattr(action, "_typehint", None)
+    return f"--{found[1]} must be {describe_type(kind)}, got {found[2]}" if kind else text
 
 
 def _read_stored(known, key, value):

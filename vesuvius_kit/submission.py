@@ -373,6 +373,8 @@ class _Job:
         answer of a network was not finite: then nothing is written, so that the volume counts as not done.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
+        if volume.min() == volume.max():
+            logger.warning("volume %s is %g everywhere: nothing can be seen in it", name, volume.min())
         try:
             probability = self.ensemble.predict(name, volume, deadline, progress)
         except OutOfTimeError:

@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 from statistics import median
 
+from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.diagnosis.curves import COMPONENTS, base_rate, number_of, part_of, scores_of, series
 from vesuvius_kit.diagnosis.rate_faults import MAX_MULTIPLE
 from vesuvius_kit.volume import write_atomically
@@ -37,11 +38,16 @@ def draw_diagnosis(diagnosis, path) -> None:
     ------
     InputNotFoundError
         The folder does not exist.
+    InputValueError
+        An ending of no kind of picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    kind = Path(path).suffix.removeprefix(".").lower() or "png"
+    if kind not in FigureCanvasAgg.get_supported_filetypes():
+        raise InputValueError(f"figure must end in .png, .svg, .pdf or another kind of picture, got {path}")
     lines = diagnosis.run.lines
     panels = [_draw_losses]
     panels += [_draw_components] if _components(lines) else []
@@ -81,7 +87,6 @@ def draw_diagnosis(diagnosis, path) -> None:
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     first, last = lines[0]["epoch"], lines[-1]["epoch"]
     axes[-1].set_xlim(first - 0.5, last + 0.5)
-    kind = Path(path).suffix.removeprefix(".").lower() or "png"
     with write_atomically(path, "wb") as stream:
         figure.savefig(stream, format=kind, dpi=140)
 
