@@ -23,6 +23,23 @@ LAUNCH = {
 }  # fmt: skip
 
 
+# As a notebook does: OpenMP's threads have worked before the fork.
+FORKED = """
+import multiprocessing, sys
+import torch
+from vesuvius_kit.config import load_config
+from vesuvius_kit.training import train
+torch.set_num_threads(2)
+torch.zeros(10**6).add_(1).sum()
+process = multiprocessing.get_context("fork").Process(target=train, args=(load_config(sys.argv[1]),))
+process.start()
+process.join(150)
+process.kill()
+process.join()
+sys.exit(process.exitcode)
+"""
+
+
 @pytest.fixture
 def config_file(tmp_path):
     data = write_small_competition(tmp_path / "data")
@@ -42,6 +59,21 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return str(listener.getsockname()[1])
+
+
+def test_a_process_forked_after_threads_have_worked_trains(tmp_path):
+    """It waited for ever for threads that the fork had not taken along, in the check before the first step."""
+    # Labels large enough that torch shares the work out among threads.
+    data = write_small_competition(tmp_path / "data", train_shapes=((40, 48, 48),) * 4)
+    settings = {**TINY, "data": str(data), "output": str(tmp_path / "run"), "predict.device": "cpu"}
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        config_to_yaml(load_config(None, {**settings, "train.num_epochs": 1, "train.score_every_epochs": 9}))
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len(read_lines(tmp_path / "run")) == 1
 
 
 def read_lines(folder):

@@ -55,6 +55,7 @@ from vesuvius_kit.training.processes import (
     dtype_of,
     gather_rows,
     get_main_logger,
+    leave_lost_threads,
     release_accelerator,
     start_accelerator,
     take_from_main,
@@ -117,6 +118,7 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
     TrainingDivergedError
         The loss is no longer finite.
     """
+    leave_lost_threads()
     limit = config.train.budget
     budget = EpochBudget(None if limit is None else check_duration("train.budget", limit))
     competition = Competition(config.data)

@@ -52,6 +52,15 @@ _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
+def leave_lost_threads() -> None:
+    """Compute on one thread in a process that was forked, as from a notebook; to be called before torch computes anything.
+
+    OpenMP's threads do not survive the fork, and whoever waits for them waits for ever.
+    """
+    if isinstance(multiprocessing.current_process(), ForkProcess):
+        torch.set_num_threads(1)
+
+
 def start_accelerator(
     device: str = "auto", precision: str = "auto", kept: Precision | None = None
 ) -> tuple[Accelerator, Precision]:
@@ -91,9 +100,6 @@ def start_accelerator(
         if own is not None:
             torch.cuda.set_device(own)
     release_accelerator()
-    if isinstance(multiprocessing.current_process(), ForkProcess):
-        # Started from a notebook: OpenMP's threads do not survive the fork, and whoever waits for them waits for ever.
-        torch.set_num_threads(1)
     with _quiet_launch():
         # The processes must have met before the main one can hand its precision on.
         processes = PartialState(cpu=chosen.type == "cpu", timeout=_LONGEST_WAIT)
