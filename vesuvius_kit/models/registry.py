@@ -8,6 +8,7 @@ from torch import nn
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice
 from vesuvius_kit.models.normalisation import Normalisation
+from vesuvius_kit.models.small_maps import mind_small_maps
 
 _BUILDERS = {}
 
@@ -224,6 +225,7 @@ def create_model(name: str, *, normalisation="volume", **options) -> Segmentatio
         )
     normalisation = Normalisation.of(normalisation)
     model = model_class(**options)
+    mind_small_maps(model)
     recorded = {key: value for key, value in options.items() if key not in not_recorded}
     model.record = ModelRecord(name, {**defaults, **recorded}, normalisation)
     return model
