@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vesuvius_kit.checks import check_choice, check_integer, check_size
-from vesuvius_kit.phantom import kernels
+from vesuvius_kit.phantom import labels, papyrus, scanner, spiral
 from vesuvius_kit.phantom.styles import STYLES
 
 BORDER = 3  # outer voxels that are black in the image and unlabelled
@@ -77,7 +77,7 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
 
     label, surface = np.empty(shape, np.uint8), np.empty(shape, np.bool_)
     chosen = _choose_wraps(rng, wrap, turns)
-    kernels.mark_surfaces(wrap, inner, outer, chosen, HALF_THICKNESS, LABEL_MARGIN, BORDER, label, surface)
+    labels.mark_surfaces(wrap, inner, outer, chosen, HALF_THICKNESS, LABEL_MARGIN, BORDER, label, surface)
 
     response = _scanner_response(scroll.blur)
     # The response dampens white noise by the norm of its weights along each axis.
@@ -87,11 +87,11 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
     # Levels that the two noises exceed over the wanted share of a sheet's area.
     hole_level = 1.1 * _normal_quantile(1.0 - scroll.holes)
     split_level = 1.04 * _normal_quantile(1.0 - scroll.splits)
-    kernels.paint_papyrus(
+    papyrus.paint_papyrus(
         image, wrap, inner, outer, arc, scroll, sheet_tile, space_tile, hash_seed, hole_level, split_level, grain
     )
     del wrap, outer, arc
-    kernels.add_specks(image, _draw_specks(rng, shape, scroll.specks))
+    scanner.add_specks(image, _draw_specks(rng, shape, scroll.specks))
     return Phantom(_scan(image, inner, response), label, surface)
 
 
@@ -115,7 +115,7 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
         axis[2 + c] = slope[c] + sway[c] * (2 * math.pi / 400.0) * np.cos(wave)
 
     bends = np.empty((2, *(math.ceil(edge / _BEND_STEP) + 4 for edge in shape)))
-    kernels.draw_bends(bends, _BEND_STEP, tile, scroll.waviness, _draw_folds(rng, shape, direction, scroll))
+    spiral.draw_bends(bends, _BEND_STEP, tile, scroll.waviness, _draw_folds(rng, shape, direction, scroll))
 
     # The spiral has to reach from inside the nearest voxel to beyond the farthest.
     y, x = np.meshgrid([0, shape[1] - 1], [0, shape[2] - 1], indexing="ij")
@@ -128,13 +128,13 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
     # One turn inside the first would be even, so the first rises by the pitch.
     turns = [np.broadcast_to(start + scroll.spacing * np.arange(columns) / columns, (heights, columns)).copy()]
     while len(turns) < 4 or turns[-3].min() < reach:
-        spacing = kernels.draw_spacing(
+        spacing = spiral.draw_spacing(
             turns[-1], len(turns) - 1, _SPIRAL_STEP, start, scroll.spacing, scroll.spacing_spread, tile
         )
         turns.append(turns[-1] + spacing)
-    spiral = np.concatenate(turns, axis=1)
-    spiral = np.concatenate([2 * spiral[:, :1] - spiral[:, 1:2], spiral], axis=1)
-    kernels.trace_wraps(
+    radii = np.concatenate(turns, axis=1)
+    radii = np.concatenate([2 * radii[:, :1] - radii[:, 1:2], radii], axis=1)
+    spiral.trace_wraps(
         wrap,
         inner,
         outer,
@@ -143,7 +143,7 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
         _BEND_STEP,
         axis,
         direction,
-        spiral,
+        radii,
         columns,
         _SPIRAL_STEP,
         start,
@@ -153,7 +153,7 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
 
 
 def _draw_folds(rng, shape, direction, scroll) -> np.ndarray:
-    """Sharp folds, one a row, as `kernels.draw_bends` wants them; they lie across the sheets and step along radii."""
+    """Sharp folds, one a row, as `spiral.draw_bends` wants them; they lie across the sheets and step along radii."""
     count = rng.poisson(scroll.folds * math.prod(shape) / 320**3)
     folds = np.empty((count, 10))
     for fold in folds:
@@ -207,10 +207,10 @@ def _scanner_response(blur) -> np.ndarray:
 def _scan(image, buffer, response) -> np.ndarray:
     """Blur along the three axes and round; both float32 arrays are overwritten."""
     nz, ny, nx = image.shape
-    kernels.blur_rows(image.reshape(1, nz, ny * nx), buffer.reshape(1, nz, ny * nx), response)
-    kernels.blur_rows(buffer, image, response)
+    scanner.blur_rows(image.reshape(1, nz, ny * nx), buffer.reshape(1, nz, ny * nx), response)
+    scanner.blur_rows(buffer, image, response)
     scan = np.empty(image.shape, np.uint8)
-    kernels.finish_scan(image, response, BORDER, scan)
+    scanner.finish_scan(image, response, BORDER, scan)
     return scan
 
 

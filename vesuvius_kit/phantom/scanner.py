@@ -1,0 +1,57 @@
+"""What the scanner makes of the scroll: bright grains, artefacts, blur and rounding."""
+
+import numpy as np
+from numba import prange
+
+from vesuvius_kit.compilation import compiled
+
+
+@compiled()
+def add_specks(image, specks):
+    """Paint bright grains: rows of centre z, y, x, radii z, y, x and brightness."""
+    nz, ny, nx = image.shape
+    for s in range(specks.shape[0]):
+        cz, cy, cx, rz, ry, rx, bright = specks[s]
+        for z in range(max(int(cz - rz), 0), min(int(cz + rz) + 2, nz)):
+            for y in range(max(int(cy - ry), 0), min(int(cy + ry) + 2, ny)):
+                for x in range(max(int(cx - rx), 0), min(int(cx + rx) + 2, nx)):
+                    away = ((z - cz) / rz) ** 2 + ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2
+                    if away < 1.0:
+                        image[z, y, x] = max(image[z, y, x], bright * (1.0 - 0.5 * away))
+
+
+@compiled(parallel=True, nogil=True)
+def blur_rows(source, target, weights):
+    """Filter the middle axis of a (blocks, rows, columns) float32 array; the ends repeat."""
+    blocks, rows, columns = source.shape
+    half = weights.shape[0] // 2
+    for job in prange(blocks * rows):
+        block, row = job // rows, job % rows
+        line = np.zeros(columns, dtype=np.float32)
+        for o in range(weights.shape[0]):
+            other = source[block, min(max(row + o - half, 0), rows - 1)]
+            weight = weights[o]
+            for i in range(columns):
+                line[i] += weight * other[i]
+        target[block, row] = line
+
+
+@compiled(parallel=True, nogil=True)
+def finish_scan(source, weights, border, image):
+    """Filter the last axis, round to uint8 and blacken the border."""
+    nz, ny, nx = source.shape
+    half = weights.shape[0] // 2
+    for z in prange(nz):
+        padded = np.empty(nx + 2 * half, dtype=np.float32)
+        for y in range(ny):
+            if min(z, y, nz - 1 - z, ny - 1 - y) < border:
+                image[z, y] = 0
+                continue
+            for i in range(nx + 2 * half):
+                padded[i] = source[z, y, min(max(i - half, 0), nx - 1)]
+            for x in range(nx):
+                value = np.float32(0.5)
+                for o in range(weights.shape[0]):
+                    value += weights[o] * padded[x + o]
+                inside = border <= x < nx - border
+                image[z, y, x] = np.uint8(min(max(value, np.float32(0.0)), np.float32(255.0))) if inside else 0

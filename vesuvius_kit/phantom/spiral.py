@@ -1,0 +1,177 @@
+"""Where the wraps run: the spiral, the bends that all wraps follow, and each voxel's place between two wraps.
+
+No loop adds up across threads, so the result does not depend on how many of them there are.
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from vesuvius_kit.compilation import compiled
+from vesuvius_kit.phantom.noise import smooth_noise, spline, spline_slope
+
+NEAREST, FARTHEST = 8.0, 40.0  # voxels between neighbouring wraps
+_MIDDLE = math.sqrt(NEAREST * FARTHEST)
+_REACH = 0.5 * math.log(FARTHEST / NEAREST)
+
+
+@compiled(parallel=True, nogil=True)
+def draw_spacing(radius, turn, height_step, start, pitch, spread, tile):
+    """Distance from each point of one turn of the spiral, at ``radius``, to the next turn, (heights, columns).
+
+    Two noises multiply the pitch: one over space, which squeezes several neighbouring wraps together, and one along the
+    unrolled sheet, which no two wraps share. A wrap that has strayed from its place in an even spiral is drawn back
+    slowly, or the errors of many wraps would add up to hills. A hyperbolic tangent keeps the product between `NEAREST`
+    and `FARTHEST`.
+    """
+    heights, columns = radius.shape
+    spacing = np.empty((heights, columns))
+    usual = _REACH * math.atanh(math.log(pitch / _MIDDLE) / _REACH)
+    for column in prange(columns):
+        u = turn + column / columns
+        # The first turn starts regular, so that the spiral has no step where it begins.
+        ramp = min(u, 1.0)
+        ramp = ramp * ramp * (3.0 - 2.0 * ramp)
+        angle = 2.0 * math.pi * u
+        even = start + pitch * u
+        y, x = even * math.sin(angle), even * math.cos(angle)
+        arc = 2.0 * math.pi * (start * u + 0.5 * pitch * u * u)
+        for height in range(heights):
+            z = height * height_step
+            shared = smooth_noise(tile, z / 90.0, y / 60.0 + 7.0, x / 60.0)
+            own = smooth_noise(tile, z / 60.0, arc / 55.0, 11.5)
+            stray = (radius[height, column] - even) / pitch
+            change = usual + ramp * (spread * (0.6 * shared + 0.8 * own) - 0.08 * stray)
+            spacing[height, column] = _MIDDLE * math.exp(_REACH * math.tanh(change / _REACH))
+    return spacing
+
+
+@compiled(parallel=True, nogil=True)
+def draw_bends(bends, step, tile, amplitude, folds):
+    """Fill ``bends`` (2, Z, Y, X), spline coefficients of a displacement in y and x that all wraps follow.
+
+    Each row of ``folds`` is a sharp fold: a plane (its point z, y, x and its normal z, y, x), the direction y, x in
+    which the sheets step aside near that plane, how far, and half the width of the fold.
+    """
+    _, nz, ny, nx = bends.shape
+    for k in prange(nz):
+        z = (k - 1) * step
+        for j in range(ny):
+            y = (j - 1) * step
+            for i in range(nx):
+                x = (i - 1) * step
+                for axis in range(2):
+                    shift = 40.0 * axis
+                    broad = smooth_noise(tile, z / 150.0 + shift, y / 150.0, x / 150.0)
+                    fine = smooth_noise(tile, z / 36.0 + shift, y / 34.0 + 9.0, x / 34.0)
+                    bends[axis, k, j, i] = amplitude * (broad + 0.15 * fine)
+                for f in range(folds.shape[0]):
+                    across = (z - folds[f, 0]) * folds[f, 3] + (y - folds[f, 1]) * folds[f, 4]
+                    across = (across + (x - folds[f, 2]) * folds[f, 5]) / folds[f, 9]
+                    if abs(across) < 4.0:
+                        away = (z - folds[f, 0]) ** 2 + (y - folds[f, 1]) ** 2 + (x - folds[f, 2]) ** 2
+                        size = folds[f, 8] * math.exp(-0.5 * across * across - away / (2.0 * 80.0**2))
+                        bends[0, k, j, i] += size * folds[f, 6]
+                        bends[1, k, j, i] += size * folds[f, 7]
+
+
+@compiled(parallel=True, nogil=True)
+def trace_wraps(
+    wrap, inner, outer, arc, bends, bend_step, axis, turn_origin, spiral, columns, height_step, start, pitch
+):
+    """Find for each voxel the wrap it follows, its distance from that wrap's recto and from the next one's.
+
+    ``wrap`` int16, ``inner``, ``outer``, ``arc`` float32, all (Z, Y, X), are filled: the number of the last recto passed
+    on the way out from the umbilicus, the distances to it and to the next in voxels, both >= 0, and the place along the
+    unrolled sheet. ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``spiral`` (heights, turns x columns)
+    the spline coefficients of the radius along the unrolled spiral. A difference of radii becomes a distance through
+    division by the gradient's norm, so oblique sheets are as thick as others.
+    """
+    nz, ny, nx = wrap.shape
+    last_turn = spiral.shape[1] // columns - 2
+    sin0, cos0 = math.sin(turn_origin), math.cos(turn_origin)
+    for z in prange(nz):
+        cell = z / height_step
+        low = int(cell)
+        w, dw = spline(cell - low), spline_slope(cell - low)
+        radii, climb = np.zeros(spiral.shape[1]), np.zeros(spiral.shape[1])
+        for a in range(4):
+            for i in range(spiral.shape[1]):
+                radii[i] += w[a] * spiral[low + a, i]
+                climb[i] += dw[a] / height_step * spiral[low + a, i]
+        cell = z / bend_step
+        low = int(cell)
+        w, dw = spline(cell - low), spline_slope(cell - low)
+        plane = np.zeros((4, bends.shape[2], bends.shape[3]))
+        for a in range(4):
+            for j in range(bends.shape[2]):
+                for i in range(bends.shape[3]):
+                    for c in range(2):
+                        plane[c, j, i] += w[a] * bends[c, low + a, j, i]
+                        plane[2 + c, j, i] += dw[a] / bend_step * bends[c, low + a, j, i]
+        line = np.empty((6, bends.shape[3]))
+        k = 0
+        for y in range(ny):
+            cell = y / bend_step
+            low = int(cell)
+            w, dw = spline(cell - low), spline_slope(cell - low)
+            for i in range(bends.shape[3]):
+                for c in range(4):
+                    line[c, i] = (w[0] * plane[c, low, i] + w[1] * plane[c, low + 1, i]
+                                  + w[2] * plane[c, low + 2, i] + w[3] * plane[c, low + 3, i])  # fmt: skip
+                for c in range(2):
+                    line[4 + c, i] = (dw[0] * plane[c, low, i] + dw[1] * plane[c, low + 1, i]
+                                      + dw[2] * plane[c, low + 2, i] + dw[3] * plane[c, low + 3, i]) / bend_step  # fmt: skip
+            for x in range(nx):
+                cell = x / bend_step
+                low = int(cell)
+                w, dw = spline(cell - low), spline_slope(cell - low)
+                dy = dx = dy_dz = dx_dz = dy_dy = dx_dy = dy_dx = dx_dx = 0.0
+                for a in range(4):
+                    dy += w[a] * line[0, low + a]
+                    dx += w[a] * line[1, low + a]
+                    dy_dz += w[a] * line[2, low + a]
+                    dx_dz += w[a] * line[3, low + a]
+                    dy_dy += w[a] * line[4, low + a]
+                    dx_dy += w[a] * line[5, low + a]
+                    dy_dx += dw[a] / bend_step * line[0, low + a]
+                    dx_dx += dw[a] / bend_step * line[1, low + a]
+                qy, qx = y + dy - axis[0, z], x + dx - axis[1, z]
+                radius = max(math.sqrt(qy * qy + qx * qx), 1.0)
+                angle = math.atan2(cos0 * qy - sin0 * qx, cos0 * qx + sin0 * qy)
+                cell = (angle / (2.0 * math.pi) + 0.5) * columns
+                column = min(int(cell), columns - 1)
+                w, dw = spline(cell - column), spline_slope(cell - column)
+                # The neighbour's wrap is nearly always this voxel's: walk from there.
+                r0 = _read(radii, k * columns + column, w)
+                while r0 > radius and k > 0:
+                    k -= 1
+                    r0 = _read(radii, k * columns + column, w)
+                r1 = _read(radii, (k + 1) * columns + column, w)
+                while r1 <= radius and k < last_turn - 1:
+                    k += 1
+                    r0 = r1
+                    r1 = _read(radii, (k + 1) * columns + column, w)
+                wrap[z, y, x] = k
+                turn = k + cell / columns
+                arc[z, y, x] = 2.0 * math.pi * (start * turn + 0.5 * pitch * turn * turn)
+                for side in range(2):
+                    place = (k + side) * columns + column
+                    bend = _read(radii, place, dw) * columns / (2.0 * math.pi) / radius
+                    cy, cx = (qy - bend * qx) / radius, (qx + bend * qy) / radius
+                    gz = cy * (dy_dz - axis[2, z]) + cx * (dx_dz - axis[3, z]) - _read(climb, place, w)
+                    gy = cy * (1.0 + dy_dy) + cx * dx_dy
+                    gx = cy * dy_dx + cx * (1.0 + dx_dx)
+                    steepness = max(math.sqrt(gz * gz + gy * gy + gx * gx), 0.2)
+                    if side == 0:
+                        inner[z, y, x] = max(radius - r0, 0.0) / steepness
+                    else:
+                        outer[z, y, x] = max(r1 - radius, 0.0) / steepness
+
+
+@compiled(inline="always")
+def _read(coefficients, place, w):
+    """Value of a spline whose first coefficient lies one cell before place 0."""
+    return (w[0] * coefficients[place] + w[1] * coefficients[place + 1]
+            + w[2] * coefficients[place + 2] + w[3] * coefficients[place + 3])  # fmt: skip
