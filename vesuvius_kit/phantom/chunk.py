@@ -73,11 +73,18 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
 
     wrap = np.empty(shape, np.int16)
     inner, outer, arc = (np.empty(shape, np.float32) for _ in range(3))
-    turns = _trace(rng, scroll, broad_tile, wrap, inner, outer, arc)
+    level = np.empty(shape, np.uint8)
+    turns, start = _trace(rng, scroll, broad_tile, wrap, inner, outer, arc, level)
 
     label, surface = np.empty(shape, np.uint8), np.empty(shape, np.bool_)
-    chosen = _choose_wraps(rng, wrap, turns)
-    labels.mark_surfaces(wrap, inner, outer, chosen, HALF_THICKNESS, LABEL_MARGIN, BORDER, label, surface)
+    near = labels.measure_nearness(wrap, inner, outer, labels.NEAREST_LABELS, turns)
+    chosen = labels.choose_wraps(rng, wrap, near, turns)
+    ends = labels.draw_ends(rng, wrap, arc, turns)
+    labels.mark_surfaces(
+        wrap, inner, outer, arc, level, chosen, ends, start, scroll.spacing, sheet_tile, int(rng.integers(2**62)),
+        HALF_THICKNESS, LABEL_MARGIN, BORDER, label, surface,
+    )  # fmt: skip
+    del level
 
     response = _scanner_response(scroll.blur)
     # The response dampens white noise by the norm of its weights along each axis.
@@ -95,8 +102,8 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
     return Phantom(_scan(image, inner, response), label, surface)
 
 
-def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
-    """Draw umbilicus, bends and spiral, fill the four arrays and return the number of turns."""
+def _trace(rng, scroll, tile, wrap, inner, outer, arc, level) -> tuple[int, float]:
+    """Draw umbilicus, bends and spiral, fill the five arrays; return the number of turns and the radius of the first."""
     shape = wrap.shape
     z = np.arange(shape[0])
     centre = (np.array(shape) - 1) / 2
@@ -139,6 +146,7 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
         inner,
         outer,
         arc,
+        level,
         bends,
         _BEND_STEP,
         axis,
@@ -149,7 +157,7 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc) -> int:
         start,
         scroll.spacing,
     )
-    return len(turns)
+    return len(turns), start
 
 
 def _draw_folds(rng, shape, direction, scroll) -> np.ndarray:
@@ -165,23 +173,6 @@ def _draw_folds(rng, shape, direction, scroll) -> np.ndarray:
         fold[8] = rng.choice([-1.0, 1.0]) * rng.uniform(8.0, 18.0)
         fold[9] = rng.uniform(9.0, 16.0)
     return folds
-
-
-def _choose_wraps(rng, wrap, turns) -> np.ndarray:
-    """Choose groups of 2 to 5 neighbouring wraps to be labelled, bool (turns + 1,); how much varies from chunk to chunk."""
-    room = np.bincount(wrap.ravel(), minlength=turns + 1)
-    target = np.clip(rng.normal(0.44, 0.11), 0.15, 0.75) * wrap.size
-    chosen = np.zeros(turns + 1, dtype=bool)
-    for _ in range(50):
-        if room[chosen].sum() >= target:
-            break
-        size = int(rng.integers(2, 6))
-        first = int(rng.choice(turns + 1, p=room / wrap.size)) - int(rng.integers(size))
-        first = max(first, 0)
-        # Two wraps at least stay unlabelled between groups, or they would be one group.
-        if not chosen[max(first - 2, 0) : first + size + 2].any():
-            chosen[first : first + size] = True
-    return chosen
 
 
 def _draw_specks(rng, shape, per_million) -> np.ndarray:

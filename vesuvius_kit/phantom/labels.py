@@ -1,14 +1,119 @@
-"""What a competitor is told of the wraps: which are labelled, and where the line of each is drawn."""
+"""What a competitor is told of the wraps: which are labelled, and where the line of each is drawn.
+
+Real labels are lines drawn in one axial slice after the other: three voxels thick there, smooth within a slice and ragged from
+slice to slice. They turn aside at the faces of a chunk, follow another layer for a stretch now and then, and end inside it
+sometimes. What is written here was measured on real ones; `docs/phantom.md` has the figures.
+"""
+
+import math
 
 import numpy as np
 from numba import prange
 
 from vesuvius_kit.compilation import compiled
+from vesuvius_kit.phantom.noise import hash_voxel, noise2
+
+# Half the thickness of a line in the axial plane, and the least along the sheet's normal, where that points along z.
+AXIAL_HALF, NORMAL_HALF = 1.5, 1.15
+# Two labelled wraps are nowhere nearer than about this; pairs that are over a larger share of their area are not both labelled.
+NEAREST_LABELS, NEAR_SHARE = 7.0, 0.02
+_FACE_REACH = 9.0  # voxels from a face within which a line turns aside
+_JITTER = 0.12  # deviation of a line from slice to slice
+_FARTHEST_LAYER = 4.0  # voxels between a line on the wrong layer and its recto
+
+
+def choose_wraps(rng, wrap, near, turns) -> np.ndarray:
+    """Choose groups of neighbouring wraps to be labelled; how much of a chunk they fill varies from all to nearly nothing.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Decides.
+    wrap : numpy.ndarray
+        int16 (Z, Y, X), the wrap of each voxel.
+    near : numpy.ndarray
+        float (turns + 1,), share of each wrap's voxels where the next one is nearer than `NEAREST_LABELS`.
+    turns : int
+        Number of turns of the spiral.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool (turns + 1,).
+    """
+    room = np.bincount(wrap.ravel(), minlength=turns + 1)
+    apart = near <= NEAR_SHARE  # wrap k and k + 1 may both be labelled
+    chosen = np.zeros(turns + 1, dtype=bool)
+    kind = rng.random()
+    if kind < 0.15:
+        # Every wrap, and where two are pressed together one of them.
+        for k in range(turns + 1):
+            chosen[k] = k == 0 or not chosen[k - 1] or apart[k - 1]
+        return chosen
+    target = rng.uniform(0.08, 0.9) if kind < 0.6 else float(np.clip(rng.normal(0.44, 0.11), 0.15, 0.75))
+    for _ in range(50):
+        if room[chosen].sum() >= target * wrap.size:
+            break
+        size = int(rng.integers(2, 6))
+        first = max(int(rng.choice(turns + 1, p=room / wrap.size)) - int(rng.integers(size)), 0)
+        # Two wraps at least stay unlabelled between groups, or they would be one group.
+        if chosen[max(first - 2, 0) : first + size + 2].any():
+            continue
+        for k in range(first, min(first + size, turns + 1)):
+            if k > first and not apart[k - 1]:
+                break
+            chosen[k] = True
+    return chosen
+
+
+def draw_ends(rng, wrap, arc, turns) -> np.ndarray:
+    """Where labelled wraps end inside the chunk: (turns + 2, 2), place along the sheet and side that is kept (0: it does not)."""
+    ends = np.zeros((turns + 2, 2))
+    flat_wrap, flat_arc = wrap.ravel(), arc.ravel()
+    for place in rng.integers(flat_wrap.size, size=max(1, turns)):
+        if rng.random() < 0.06:
+            ends[flat_wrap[place]] = flat_arc[place], rng.choice([-1.0, 1.0])
+    return ends
 
 
 @compiled(parallel=True, nogil=True)
-def mark_surfaces(wrap, inner, outer, chosen, half_thickness, margin, border, label, surface):
-    """Fill ``surface`` (bool) with every recto and ``label`` (uint8) with those of the ``chosen`` wraps.
+def measure_nearness(wrap, inner, outer, limit, turns):
+    """Share of each wrap's voxels where the sheet beyond is nearer than ``limit``, (turns + 1,)."""
+    nz = wrap.shape[0]
+    counts = np.zeros((nz, 2, turns + 1))
+    for z in prange(nz):
+        for y in range(wrap.shape[1]):
+            for x in range(wrap.shape[2]):
+                k = wrap[z, y, x]
+                counts[z, 0, k] += 1.0
+                if inner[z, y, x] + outer[z, y, x] < limit:
+                    counts[z, 1, k] += 1.0
+    whole = counts.sum(axis=0)
+    return whole[1] / np.maximum(whole[0], 1.0)
+
+
+@compiled(inline="always")
+def _offset(z, y, x, shape_y, shape_x, k, a, room, sheet, seed):
+    """How far outwards of its recto the line of wrap ``k`` is drawn."""
+    # Each slice is drawn by itself: the tile is read at whole numbers along z.
+    offset = _JITTER * noise2(sheet, z + 300.0, a / 18.0 + 37.0 * k)
+    stray = noise2(sheet, z / 42.0 + 19.5, a / 48.0 + 53.0 * k)
+    astray = min(max((stray - 1.5) * 1.2, 0.0), 1.0)
+    offset += astray * astray * (3.0 - 2.0 * astray) * min(_FARTHEST_LAYER, 0.4 * room)
+    face = min(y, x, shape_y - 1 - y, shape_x - 1 - x) - 3.0
+    if face < _FACE_REACH:
+        side = 0 if face + 3.0 == y else 1 if face + 3.0 == x else 2 if face + 3.0 == shape_y - 1 - y else 3
+        turn = np.int64(hash_voxel(4 * k + side, seed)) / 2.0**63
+        near = (_FACE_REACH - face) / _FACE_REACH
+        offset += 3.0 * turn * near * near
+    return offset
+
+
+@compiled(parallel=True, nogil=True)
+def mark_surfaces(
+    wrap, inner, outer, arc, level, chosen, ends, start, pitch, sheet, seed, half_thickness, margin, border, label, surface
+):
+    """Fill ``surface`` (bool) with every recto and ``label`` (uint8) with lines near those of the ``chosen`` wraps.
 
     A recto is the voxels whose centres lie within ``half_thickness`` of it.
     """
@@ -22,11 +127,21 @@ def mark_surfaces(wrap, inner, outer, chosen, half_thickness, margin, border, la
                     continue
                 k = wrap[z, y, x]
                 before, after = inner[z, y, x], outer[z, y, x]
-                here, beyond = before < half_thickness, after <= half_thickness
-                surface[z, y, x] = here or beyond
-                if (here and chosen[k]) or (beyond and chosen[k + 1]):
-                    label[z, y, x] = 1
-                elif (chosen[k] and (chosen[k + 1] or before <= margin)) or (chosen[k + 1] and after <= margin):
+                surface[z, y, x] = before < half_thickness or after <= half_thickness
+                mine, next_ = chosen[k], chosen[k + 1]
+                if (mine and (next_ or before <= margin)) or (next_ and after <= margin):
                     label[z, y, x] = 0
                 else:
                     label[z, y, x] = 2
+                half = max(AXIAL_HALF * level[z, y, x] / 255.0, NORMAL_HALF)
+                a = arc[z, y, x]
+                if mine and before < half + 8.0 and (ends[k, 1] == 0.0 or (a - ends[k, 0]) * ends[k, 1] > 0.0):
+                    if abs(before - _offset(z, y, x, ny, nx, k, a, before + after, sheet, seed)) <= half:
+                        label[z, y, x] = 1
+                if next_ and after < half + 5.0:
+                    # The place along the sheet one turn further out.
+                    turn = (math.sqrt(start * start + pitch * a / math.pi) - start) / pitch
+                    a += 2.0 * math.pi * (start + pitch * (turn + 0.5))
+                    if ends[k + 1, 1] == 0.0 or (a - ends[k + 1, 0]) * ends[k + 1, 1] > 0.0:
+                        if abs(after + _offset(z, y, x, ny, nx, k + 1, a, before + after, sheet, seed)) <= half:
+                            label[z, y, x] = 1

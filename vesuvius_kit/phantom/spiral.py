@@ -78,13 +78,13 @@ def draw_bends(bends, step, tile, amplitude, folds):
 
 @compiled(parallel=True, nogil=True)
 def trace_wraps(
-    wrap, inner, outer, arc, bends, bend_step, axis, turn_origin, spiral, columns, height_step, start, pitch
+    wrap, inner, outer, arc, level, bends, bend_step, axis, turn_origin, spiral, columns, height_step, start, pitch
 ):
     """Find for each voxel the wrap it follows, its distance from that wrap's recto and from the next one's.
 
     ``wrap`` int16, ``inner``, ``outer``, ``arc`` float32, all (Z, Y, X), are filled: the number of the last recto passed
     on the way out from the umbilicus, the distances to it and to the next in voxels, both >= 0, and the place along the
-    unrolled sheet. ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``spiral`` (heights, turns x columns)
+    unrolled sheet. ``level`` uint8 gets how far the normal of the recto lies in the axial plane, 255 where it is in it. ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``spiral`` (heights, turns x columns)
     the spline coefficients of the radius along the unrolled spiral. A difference of radii becomes a distance through
     division by the gradient's norm, so oblique sheets are as thick as others.
     """
@@ -165,6 +165,7 @@ def trace_wraps(
                     gx = cy * dy_dx + cx * (1.0 + dx_dx)
                     steepness = max(math.sqrt(gz * gz + gy * gy + gx * gx), 0.2)
                     if side == 0:
+                        level[z, y, x] = np.uint8(min(math.sqrt(gy * gy + gx * gx) / steepness, 1.0) * 255.0)
                         inner[z, y, x] = max(radius - r0, 0.0) / steepness
                     else:
                         outer[z, y, x] = max(r1 - radius, 0.0) / steepness
