@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vesuvius_kit.checks import check_choice, check_integer, check_size
-from vesuvius_kit.phantom import labels, papyrus, scanner, spiral
+from vesuvius_kit.phantom import labels, laminae, papyrus, scanner, spiral
 from vesuvius_kit.phantom.styles import STYLES
 
 BORDER = 3  # outer voxels that are black in the image and unlabelled
@@ -74,7 +74,9 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
     wrap = np.empty(shape, np.int16)
     inner, outer, arc = (np.empty(shape, np.float32) for _ in range(3))
     level = np.empty(shape, np.uint8)
-    turns, start = _trace(rng, scroll, broad_tile, wrap, inner, outer, arc, level)
+    # Levels that the noises exceed over the wanted share of a sheet's area.
+    tear_level = 1.04 * _normal_quantile(1.0 - scroll.tears)
+    turns, start = _trace(rng, scroll, broad_tile, sheet_tile, tear_level, wrap, inner, outer, arc, level)
 
     label, surface = np.empty(shape, np.uint8), np.empty(shape, np.bool_)
     near = labels.measure_nearness(wrap, inner, outer, labels.NEAREST_LABELS, turns)
@@ -91,18 +93,33 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
     grain = scroll.noise / np.linalg.norm(response) ** 3
     image = np.empty(shape, np.float32)
     hash_seed = int(rng.integers(2**62))
-    # Levels that the two noises exceed over the wanted share of a sheet's area.
     hole_level = 1.1 * _normal_quantile(1.0 - scroll.holes)
-    split_level = 1.04 * _normal_quantile(1.0 - scroll.splits)
-    papyrus.paint_papyrus(
-        image, wrap, inner, outer, arc, scroll, sheet_tile, space_tile, hash_seed, hole_level, split_level, grain
-    )
+    if scroll.laminae:
+        part_level = 1.06 * _normal_quantile(1.0 - scroll.parting)
+        laminae.paint_laminae(
+            image, wrap, inner, outer, arc, scroll, sheet_tile, space_tile, hash_seed, hole_level, part_level, tear_level,
+            grain,
+        )  # fmt: skip
+    else:
+        split_level = 1.04 * _normal_quantile(1.0 - scroll.splits)
+        papyrus.paint_papyrus(
+            image, wrap, inner, outer, arc, scroll, sheet_tile, space_tile, hash_seed, hole_level, split_level, grain
+        )
     del wrap, outer, arc
-    scanner.add_specks(image, _draw_specks(rng, shape, scroll.specks))
+    specks = _draw_specks(rng, shape, scroll.specks)
+    scanner.add_specks(image, specks)
+    if scroll.streaks:
+        scanner.add_streaks(image, _draw_streaks(rng, specks, scroll.streaks))
+    if scroll.rings or scroll.drift:
+        slope = rng.normal(size=3)
+        scanner.add_rings_and_drift(
+            image, rng.uniform(-2.0, 3.0, size=2) * shape[1:], scroll.rings, scroll.drift, slope / np.linalg.norm(slope),
+            broad_tile, sheet_tile,
+        )  # fmt: skip
     return Phantom(_scan(image, inner, response), label, surface)
 
 
-def _trace(rng, scroll, tile, wrap, inner, outer, arc, level) -> tuple[int, float]:
+def _trace(rng, scroll, tile, sheet, tear_level, wrap, inner, outer, arc, level) -> tuple[int, float]:
     """Draw umbilicus, bends and spiral, fill the five arrays; return the number of turns and the radius of the first."""
     shape = wrap.shape
     z = np.arange(shape[0])
@@ -113,7 +130,8 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc, level) -> tuple[int, floa
         distance = rng.uniform(0.0, 0.7) * half_diagonal
     else:
         distance = half_diagonal + rng.uniform(80.0, 900.0)
-    slope = rng.uniform(-0.3, 0.3, size=2)
+    slope = rng.uniform(-scroll.tilt, scroll.tilt, size=2)
+    hand = rng.choice([-1.0, 1.0])
     sway, phase = rng.uniform(0.0, 12.0, size=2), rng.uniform(0, 2 * math.pi, size=2)
     axis = np.empty((4, shape[0]))
     for c, part in enumerate((math.sin(direction), math.cos(direction))):
@@ -122,7 +140,8 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc, level) -> tuple[int, floa
         axis[2 + c] = slope[c] + sway[c] * (2 * math.pi / 400.0) * np.cos(wave)
 
     bends = np.empty((2, *(math.ceil(edge / _BEND_STEP) + 4 for edge in shape)))
-    spiral.draw_bends(bends, _BEND_STEP, tile, scroll.waviness, _draw_folds(rng, shape, direction, scroll))
+    folds, swirls = _draw_folds(rng, shape, direction, scroll), _draw_swirls(rng, shape, scroll)
+    spiral.draw_bends(bends, _BEND_STEP, tile, scroll.waviness, scroll.restless, folds, swirls)
 
     # The spiral has to reach from inside the nearest voxel to beyond the farthest.
     y, x = np.meshgrid([0, shape[1] - 1], [0, shape[2] - 1], indexing="ij")
@@ -136,27 +155,16 @@ def _trace(rng, scroll, tile, wrap, inner, outer, arc, level) -> tuple[int, floa
     turns = [np.broadcast_to(start + scroll.spacing * np.arange(columns) / columns, (heights, columns)).copy()]
     while len(turns) < 4 or turns[-3].min() < reach:
         spacing = spiral.draw_spacing(
-            turns[-1], len(turns) - 1, _SPIRAL_STEP, start, scroll.spacing, scroll.spacing_spread, tile
-        )
+            turns[-1], len(turns) - 1, _SPIRAL_STEP, start, scroll.spacing, scroll.spacing_spread, scroll.nearest, tile,
+            sheet, tear_level,
+        )  # fmt: skip
         turns.append(turns[-1] + spacing)
     radii = np.concatenate(turns, axis=1)
     radii = np.concatenate([2 * radii[:, :1] - radii[:, 1:2], radii], axis=1)
     spiral.trace_wraps(
-        wrap,
-        inner,
-        outer,
-        arc,
-        level,
-        bends,
-        _BEND_STEP,
-        axis,
-        direction,
-        radii,
-        columns,
-        _SPIRAL_STEP,
-        start,
+        wrap, inner, outer, arc, level, bends, _BEND_STEP, axis, direction, hand, radii, columns, _SPIRAL_STEP, start,
         scroll.spacing,
-    )
+    )  # fmt: skip
     return len(turns), start
 
 
@@ -173,6 +181,26 @@ def _draw_folds(rng, shape, direction, scroll) -> np.ndarray:
         fold[8] = rng.choice([-1.0, 1.0]) * rng.uniform(8.0, 18.0)
         fold[9] = rng.uniform(9.0, 16.0)
     return folds
+
+
+def _draw_swirls(rng, shape, scroll) -> np.ndarray:
+    """Places where sheets double back, one a row, as `spiral.draw_bends` wants them."""
+    count = rng.poisson(scroll.swirls * math.prod(shape) / 320**3)
+    swirls = np.empty((count, 5))
+    for swirl in swirls:
+        swirl[:3] = rng.uniform(0, shape)
+        swirl[3] = rng.choice([-1.0, 1.0]) * rng.uniform(1.6, 2.6)
+        swirl[4] = rng.uniform(26.0, 48.0)
+    return swirls
+
+
+def _draw_streaks(rng, specks, strength) -> np.ndarray:
+    """Streaks through the larger grains, bright and dark ones in turn, as `scanner.add_streaks` wants them."""
+    rows = []
+    for speck in specks[specks[:, 3:6].max(axis=1) > 2.0] if len(specks) else specks:
+        for _ in range(3):
+            rows.append([*speck[:3], rng.uniform(0, math.pi), rng.normal(0.0, strength), rng.uniform(10.0, 40.0)])
+    return np.array(rows).reshape(-1, 6)
 
 
 def _draw_specks(rng, shape, per_million) -> np.ndarray:

@@ -129,7 +129,9 @@ def mark_surfaces(
                 before, after = inner[z, y, x], outer[z, y, x]
                 surface[z, y, x] = before < half_thickness or after <= half_thickness
                 mine, next_ = chosen[k], chosen[k + 1]
-                if (mine and (next_ or before <= margin)) or (next_ and after <= margin):
+                # Beyond the outermost line of a group the background ends half-way to the next wrap at the latest.
+                edge = min(margin, 0.5 * (before + after))
+                if (mine and (next_ or before <= edge)) or (next_ and after <= edge):
                     label[z, y, x] = 0
                 else:
                     label[z, y, x] = 2

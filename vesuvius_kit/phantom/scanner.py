@@ -1,9 +1,12 @@
 """What the scanner makes of the scroll: bright grains, artefacts, blur and rounding."""
 
+import math
+
 import numpy as np
 from numba import prange
 
 from vesuvius_kit.compilation import compiled
+from vesuvius_kit.phantom.noise import noise2, smooth_noise
 
 
 @compiled()
@@ -18,6 +21,37 @@ def add_specks(image, specks):
                     away = ((z - cz) / rz) ** 2 + ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2
                     if away < 1.0:
                         image[z, y, x] = max(image[z, y, x], bright * (1.0 - 0.5 * away))
+
+
+@compiled(parallel=True, nogil=True)
+def add_rings_and_drift(image, centre, rings, drift, slope, tile, sheet):
+    """Add rings about the point ``centre`` (y, x) of each slice and a slow change of brightness, both in grey values.
+
+    ``slope`` (z, y, x) is the direction in which the brightness rises, of length 1.
+    """
+    nz, ny, nx = image.shape
+    for z in prange(nz):
+        for y in range(ny):
+            for x in range(nx):
+                radius = math.sqrt((y - centre[0]) ** 2 + (x - centre[1]) ** 2)
+                ring = noise2(sheet, z / 160.0 + 88.0, radius / 1.6)
+                rise = 2.0 * (slope[0] * (z / nz - 0.5) + slope[1] * (y / ny - 0.5) + slope[2] * (x / nx - 0.5))
+                slow = smooth_noise(tile, z / 130.0 + 21.0, y / 130.0, x / 130.0)
+                image[z, y, x] += rings * ring + drift * (rise + 0.5 * slow)
+
+
+@compiled()
+def add_streaks(image, streaks):
+    """Add thin streaks within slices: rows of a point z, y, x, an angle, grey values at that point and length."""
+    nz, ny, nx = image.shape
+    for s in range(streaks.shape[0]):
+        cz, cy, cx, angle, strength, length = streaks[s]
+        sine, cosine = math.sin(angle), math.cos(angle)
+        for z in range(max(int(cz) - 1, 0), min(int(cz) + 2, nz)):
+            for t in range(-int(3 * length), int(3 * length) + 1):
+                y, x = int(math.floor(cy + t * sine)), int(math.floor(cx + t * cosine))
+                if 0 <= y < ny and 0 <= x < nx:
+                    image[z, y, x] += strength * math.exp(-abs(t) / length)
 
 
 @compiled(parallel=True, nogil=True)

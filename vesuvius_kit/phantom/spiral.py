@@ -9,25 +9,31 @@ import numpy as np
 from numba import prange
 
 from vesuvius_kit.compilation import compiled
-from vesuvius_kit.phantom.noise import smooth_noise, spline, spline_slope
+from vesuvius_kit.phantom.noise import noise2, smooth_noise, spline, spline_slope
 
-NEAREST, FARTHEST = 8.0, 40.0  # voxels between neighbouring wraps
-_MIDDLE = math.sqrt(NEAREST * FARTHEST)
-_REACH = 0.5 * math.log(FARTHEST / NEAREST)
+FARTHEST = 40.0  # voxels between neighbouring wraps
+
+
+@compiled(inline="always")
+def read_tear(sheet, z, arc, level):
+    """Share of the papyrus that is torn away at a place of the unrolled sheet, in [0, 1]."""
+    torn = noise2(sheet, z / 70.0 + 133.0, arc / 60.0 + 17.0) + 0.3 * noise2(sheet, z / 12.0 + 51.0, arc / 12.0)
+    return min(max((torn - level) * 3.0, 0.0), 1.0)
 
 
 @compiled(parallel=True, nogil=True)
-def draw_spacing(radius, turn, height_step, start, pitch, spread, tile):
+def draw_spacing(radius, turn, height_step, start, pitch, spread, nearest, tile, sheet, tear_level):
     """Distance from each point of one turn of the spiral, at ``radius``, to the next turn, (heights, columns).
 
     Two noises multiply the pitch: one over space, which squeezes several neighbouring wraps together, and one along the
     unrolled sheet, which no two wraps share. A wrap that has strayed from its place in an even spiral is drawn back
-    slowly, or the errors of many wraps would add up to hills. A hyperbolic tangent keeps the product between `NEAREST`
-    and `FARTHEST`.
+    slowly, or the errors of many wraps would add up to hills. Where the sheet is torn the next wrap moves in. A hyperbolic
+    tangent keeps the product between ``nearest`` and `FARTHEST`.
     """
     heights, columns = radius.shape
     spacing = np.empty((heights, columns))
-    usual = _REACH * math.atanh(math.log(pitch / _MIDDLE) / _REACH)
+    middle, reach = math.sqrt(nearest * FARTHEST), 0.5 * math.log(FARTHEST / nearest)
+    usual = reach * math.atanh(math.log(pitch / middle) / reach)
     for column in prange(columns):
         u = turn + column / columns
         # The first turn starts regular, so that the spiral has no step where it begins.
@@ -43,16 +49,19 @@ def draw_spacing(radius, turn, height_step, start, pitch, spread, tile):
             own = smooth_noise(tile, z / 60.0, arc / 55.0, 11.5)
             stray = (radius[height, column] - even) / pitch
             change = usual + ramp * (spread * (0.6 * shared + 0.8 * own) - 0.08 * stray)
-            spacing[height, column] = _MIDDLE * math.exp(_REACH * math.tanh(change / _REACH))
+            change -= 0.9 * ramp * read_tear(sheet, z, arc, tear_level)
+            spacing[height, column] = middle * math.exp(reach * math.tanh(change / reach))
     return spacing
 
 
 @compiled(parallel=True, nogil=True)
-def draw_bends(bends, step, tile, amplitude, folds):
+def draw_bends(bends, step, tile, amplitude, restless, folds, swirls):
     """Fill ``bends`` (2, Z, Y, X), spline coefficients of a displacement in y and x that all wraps follow.
 
     Each row of ``folds`` is a sharp fold: a plane (its point z, y, x and its normal z, y, x), the direction y, x in
-    which the sheets step aside near that plane, how far, and half the width of the fold.
+    which the sheets step aside near that plane, how far, and half the width of the fold. Each row of ``swirls`` turns the
+    sheets about a line along z, by an angle that falls with the distance from a point, so that they double back: the point
+    z, y, x, the angle at it and the reach. ``restless`` is the share of the shorter waves.
     """
     _, nz, ny, nx = bends.shape
     for k in prange(nz):
@@ -65,7 +74,7 @@ def draw_bends(bends, step, tile, amplitude, folds):
                     shift = 40.0 * axis
                     broad = smooth_noise(tile, z / 150.0 + shift, y / 150.0, x / 150.0)
                     fine = smooth_noise(tile, z / 36.0 + shift, y / 34.0 + 9.0, x / 34.0)
-                    bends[axis, k, j, i] = amplitude * (broad + 0.15 * fine)
+                    bends[axis, k, j, i] = amplitude * (broad + restless * fine)
                 for f in range(folds.shape[0]):
                     across = (z - folds[f, 0]) * folds[f, 3] + (y - folds[f, 1]) * folds[f, 4]
                     across = (across + (x - folds[f, 2]) * folds[f, 5]) / folds[f, 9]
@@ -74,18 +83,28 @@ def draw_bends(bends, step, tile, amplitude, folds):
                         size = folds[f, 8] * math.exp(-0.5 * across * across - away / (2.0 * 80.0**2))
                         bends[0, k, j, i] += size * folds[f, 6]
                         bends[1, k, j, i] += size * folds[f, 7]
+                # A turn of the whole plane, less from circle to circle, has an inverse: no wrap crosses another.
+                for s in range(swirls.shape[0]):
+                    dz, dy, dx = z - swirls[s, 0], y - swirls[s, 1], x - swirls[s, 2]
+                    away = (dy * dy + dx * dx + 0.4 * dz * dz) / (swirls[s, 4] * swirls[s, 4])
+                    if away < 9.0:
+                        angle = swirls[s, 3] * math.exp(-away)
+                        sine, cosine = math.sin(angle), math.cos(angle) - 1.0
+                        bends[0, k, j, i] += cosine * dy + sine * dx
+                        bends[1, k, j, i] += cosine * dx - sine * dy
 
 
 @compiled(parallel=True, nogil=True)
 def trace_wraps(
-    wrap, inner, outer, arc, level, bends, bend_step, axis, turn_origin, spiral, columns, height_step, start, pitch
+    wrap, inner, outer, arc, level, bends, bend_step, axis, turn_origin, hand, spiral, columns, height_step, start, pitch
 ):
     """Find for each voxel the wrap it follows, its distance from that wrap's recto and from the next one's.
 
     ``wrap`` int16, ``inner``, ``outer``, ``arc`` float32, all (Z, Y, X), are filled: the number of the last recto passed
     on the way out from the umbilicus, the distances to it and to the next in voxels, both >= 0, and the place along the
-    unrolled sheet. ``level`` uint8 gets how far the normal of the recto lies in the axial plane, 255 where it is in it. ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``spiral`` (heights, turns x columns)
-    the spline coefficients of the radius along the unrolled spiral. A difference of radii becomes a distance through
+    unrolled sheet. ``level`` uint8 gets how far the normal of the recto lies in the axial plane, 255 where it is in it.
+    ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``hand`` is 1.0 or -1.0, the sense of the winding, and
+    ``spiral`` (heights, turns x columns) the spline coefficients of the radius along the unrolled spiral. A difference of radii becomes a distance through
     division by the gradient's norm, so oblique sheets are as thick as others.
     """
     nz, ny, nx = wrap.shape
@@ -139,7 +158,7 @@ def trace_wraps(
                     dx_dx += dw[a] / bend_step * line[1, low + a]
                 qy, qx = y + dy - axis[0, z], x + dx - axis[1, z]
                 radius = max(math.sqrt(qy * qy + qx * qx), 1.0)
-                angle = math.atan2(cos0 * qy - sin0 * qx, cos0 * qx + sin0 * qy)
+                angle = math.atan2(hand * (cos0 * qy - sin0 * qx), cos0 * qx + sin0 * qy)
                 cell = (angle / (2.0 * math.pi) + 0.5) * columns
                 column = min(int(cell), columns - 1)
                 w, dw = spline(cell - column), spline_slope(cell - column)
@@ -158,7 +177,7 @@ def trace_wraps(
                 arc[z, y, x] = 2.0 * math.pi * (start * turn + 0.5 * pitch * turn * turn)
                 for side in range(2):
                     place = (k + side) * columns + column
-                    bend = _read(radii, place, dw) * columns / (2.0 * math.pi) / radius
+                    bend = hand * _read(radii, place, dw) * columns / (2.0 * math.pi) / radius
                     cy, cx = (qy - bend * qx) / radius, (qx + bend * qy) / radius
                     gz = cy * (dy_dz - axis[2, z]) + cx * (dx_dz - axis[3, z]) - _read(climb, place, w)
                     gy = cy * (1.0 + dy_dy) + cx * dx_dy

@@ -40,6 +40,25 @@ class Style(NamedTuple):
         Standard deviation of the scanner's point spread.
     noise : float
         Standard deviation of the scanner's noise in the finished image.
+    laminae : int
+        Layers of a sheet that come apart and rejoin a neighbour; 0: sheets of two layers that split in the middle only.
+    parting : float
+        Share of a sheet's area where its outer laminae leave it, about.
+    vessels : float
+        Share of the places of a lamina that hold a hollow vessel.
+    nearest : float
+        Least distance from one wrap to the next.
+    tears : float
+        Share of a sheet's area that is torn away and lets the next wrap move in, about.
+    swirls : float
+        Mean number of places in a chunk of 320^3 where sheets double back.
+    restless : float
+        Amplitude of the short bends, as a share of ``waviness``.
+    tilt : float
+        Largest slope of the scroll's axis against z.
+    streaks, rings, drift : float
+        Grey values of the streaks beside bright grains, of the rings about the scanner's axis, and by which the brightness
+        drifts across the chunk.
     """
 
     scroll_id: int
@@ -59,9 +78,19 @@ class Style(NamedTuple):
     specks: float
     blur: float
     noise: float
+    laminae: int = 0
+    parting: float = 0.0
+    vessels: float = 0.0
+    nearest: float = 8.0
+    tears: float = 0.0
+    swirls: float = 0.0
+    restless: float = 0.15
+    tilt: float = 0.3
+    streaks: float = 0.0
+    rings: float = 0.0
+    drift: float = 0.0
 
 
-_FIELDS = Style._fields
 _TABLE = {
     #           id     spac spread thick wave folds gap  sheet exc tex  fray holes split debris specks blur noise
     "even": (70101, 19.0, 0.32, 10.0, 8.0, 1.0, 56.0, 122.0, 24.0, 0.28, 1.3, 0.03, 0.35, 0.6, 15.0, 0.85, 3.0),
@@ -71,15 +100,33 @@ _TABLE = {
     "loose": (70505, 23.0, 0.42, 9.5, 12.0, 2.0, 50.0, 132.0, 26.0, 0.28, 1.6, 0.05, 0.40, 1.0, 12.0, 0.85, 2.8),
     "faint": (70606, 18.5, 0.36, 10.5, 10.0, 2.0, 66.0, 112.0, 20.0, 0.30, 1.5, 0.05, 0.40, 0.8, 18.0, 1.05, 4.2),
 }
-STYLES = {name: Style(*values) for name, values in _TABLE.items()}
+_HARD = {
+    #            id     spac spread thick wave folds gap  sheet exc tex  fray holes split debris specks blur noise
+    #            lam part vess near tears swirl rest tilt streak rings drift
+    "pressed": (70707, 11.0, 0.50, 11.0, 10.0, 1.0, 60.0, 118.0, 14.0, 0.24, 1.3, 0.03, 0.0, 0.4, 14.0, 0.95, 3.6,
+                4, 0.25, 0.30, 3.0, 0.04, 0.6, 0.40, 0.4, 8.0, 1.5, 8.0),
+    "laminar": (70808, 22.0, 0.50, 13.0, 12.0, 1.0, 76.0, 128.0, 12.0, 0.24, 1.3, 0.04, 0.0, 0.4, 20.0, 0.85, 3.0,
+                5, 0.45, 0.25, 4.0, 0.08, 0.8, 0.35, 0.5, 10.0, 1.0, 10.0),
+    "torn": (70909, 17.0, 0.55, 11.0, 14.0, 2.0, 40.0, 100.0, 14.0, 0.28, 1.6, 0.08, 0.0, 0.8, 12.0, 0.90, 7.0,
+             4, 0.35, 0.25, 3.0, 0.18, 1.5, 0.45, 0.6, 6.0, 2.0, 12.0),
+}  # fmt: skip
+# For reports only: nothing is developed or tuned on these.
+_REPORT = {
+    "charred": (71010, 14.0, 0.52, 11.5, 13.0, 2.0, 52.0, 108.0, 14.0, 0.27, 1.5, 0.06, 0.0, 0.7, 16.0, 1.00, 5.0,
+                5, 0.40, 0.30, 3.0, 0.12, 1.2, 0.42, 0.5, 8.0, 2.0, 12.0),
+    "crushed": (71111, 12.0, 0.55, 10.0, 16.0, 3.0, 66.0, 120.0, 12.0, 0.25, 1.4, 0.05, 0.0, 0.5, 18.0, 0.90, 4.0,
+                4, 0.30, 0.28, 3.0, 0.10, 2.0, 0.50, 0.6, 9.0, 1.5, 9.0),
+}  # fmt: skip
+STYLES = {name: Style(*values) for name, values in (_TABLE | _HARD | _REPORT).items()}
+REPORT_STYLES = tuple(_REPORT)
 
 
 def list_styles() -> tuple[str, ...]:
-    """Return the names of the styles, in the order of the table.
+    """Return the names of the styles to develop on, in the order of the table.
 
     Returns
     -------
     tuple of str
-        ``"even"``, the default, comes first.
+        ``"even"``, the default, comes first, the hard styles last. Those of `REPORT_STYLES` are not among them.
     """
-    return tuple(STYLES)
+    return (*_TABLE, *_HARD)

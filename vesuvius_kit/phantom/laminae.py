@@ -1,0 +1,88 @@
+"""What the papyrus of the hard styles is made of: sheets that come apart into laminae of fibres and vessels."""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from vesuvius_kit.compilation import compiled
+from vesuvius_kit.phantom.noise import hash_voxel, noise2, noise3
+from vesuvius_kit.phantom.spiral import read_tear
+
+_CELL = 5.5  # voxels from one vessel of a lamina to the next
+
+
+@compiled(parallel=True, nogil=True)
+def paint_laminae(image, wrap, inner, outer, arc, style, sheet, space, hash_seed, hole_level, part_level, tear_level, grain):
+    """Fill ``image`` (float32) with the scroll before it is scanned, white noise of deviation ``grain`` included.
+
+    A sheet is a stack of ``style.laminae`` laminae whose fibres run along the wrap and along z in turn. Where they part, the
+    outer ones lie nearer to the next wrap's recto, and against it at the most. Where there is less room than papyrus, the
+    stack fills the room.
+    """
+    nz, ny, nx = image.shape
+    contrast = style.sheet_grey - style.gap_grey
+    scale = grain * math.sqrt(12.0) / 2.0**63
+    n = style.laminae
+    for z in prange(nz):
+        for y in range(ny):
+            for x in range(nx):
+                k, a, depth = wrap[z, y, x], arc[z, y, x], inner[z, y, x]
+                room = depth + outer[z, y, x]
+                crumb = noise3(space, z / 5.0 + 8.0, y / 5.0, x / 5.0)
+                hole = noise2(sheet, z / 34.0, a / 30.0) + 0.5 * noise2(sheet, z / 8.0 + 31.0, a / 8.0) + 0.35 * crumb
+                whole = min(max((hole_level - hole) * 1.6, 0.0), 1.0) * (1.0 - read_tear(sheet, z, a, tear_level))
+                thickness = style.thickness * math.exp(0.45 * noise2(sheet, z / 45.0 + 77.0, a / 38.0)) * whole
+                thickness = min(max(thickness, 2.0 * whole), room)
+                rough = 0.7 * noise2(sheet, z / 14.0 + 60.0, a / 14.0)
+                rough += style.fray * (0.4 * noise2(sheet, z / 5.0 + 170.0, a / 5.0) + 0.3 * crumb)
+                lift = min(max(rough, -0.8), max(0.3 * (room - thickness), 0.0) + 0.4)
+                # The nearest lamina, how deep within it the voxel lies, and the share of the voxel that is papyrus.
+                nearest, within, cover, part = 0, 0.0, 0.0, 0.0
+                for j in range(n):
+                    own = noise2(sheet, z / 21.0 + 13.0 * j, a / 19.0 + 31.0 * j)
+                    high = max(thickness / n * math.exp(0.4 * own), 1.4 * whole)
+                    end = noise2(sheet, z / 30.0 + 43.0 * j, a / 26.0 + 97.0 * j) + 0.4 * crumb
+                    if j > 0:
+                        high *= min(max((1.5 - end) * 2.0, 0.0), 1.0)
+                        parting = noise2(sheet, z / 62.0 + 29.0 * j, a / 44.0 + 71.0 * j)
+                        parting += 0.35 * noise2(sheet, z / 15.0 + 3.0 * j, a / 13.0 + 7.0 * j)
+                        part = max(part, min(max((parting - part_level) * 0.7, 0.0), 1.0))
+                    lies = lift + thickness * (j + 0.5) / n + 0.5 * noise2(sheet, z / 9.0 + 17.0 * j, a / 9.0 + 5.0 * j)
+                    lies += part * max(room - 0.5 * high - lies, 0.0)
+                    share = 0.5 * high + 0.5 - abs(depth - lies)
+                    # Laminae stick together in places and are parted by a seam in others.
+                    share += 0.35 * noise2(sheet, z / 16.0 + 11.0 * j, a / 16.0 + 61.0 * j) * min(high, 1.0)
+                    share *= min(high, 1.0)
+                    if share > cover:
+                        nearest, within, cover = j, depth - lies, share
+                cover = min(cover, 1.0)
+                speckled = noise3(space, z / 2.0, y / 2.0, x / 2.0)
+                film = abs(noise3(space, z / 14.0 + 3.0, y / 14.0, x / 14.0) + 0.3 * speckled)
+                litter = 0.35 * max(1.0 - 7.0 * film, 0.0) + 0.2 * max(crumb - 1.4, 0.0)
+                value = style.gap_grey + (1.0 - cover) * contrast * style.debris * litter
+                if cover > 0.0:
+                    # Fibres along the wrap in even laminae, along z in odd ones.
+                    along, across = (a, z * 1.0) if nearest % 2 == 0 else (z * 1.0, a)
+                    fibre = noise3(space, within / 2.0 + 20.0 * nearest, across / 2.2, along / 22.0)
+                    density = noise2(sheet, z / 33.0 + 19.0 * nearest, a / 33.0 + 41.0 * nearest)
+                    matter = 1.0 + style.texture * (0.75 * fibre + 0.5 * speckled) + 0.14 * density
+                    # Which face is the denser changes from place to place.
+                    facing = noise2(sheet, z / 90.0 + 150.0, a / 80.0)
+                    matter += style.recto_excess / contrast * facing * (1.0 - 2.0 * (nearest + 0.5) / n)
+                    cell = math.floor(across / _CELL)
+                    bits = hash_voxel((np.int64(k) * 4096 + np.int64(cell)) * 8 + nearest, hash_seed)
+                    if (bits & np.uint64(1023)) < style.vessels * 1024.0:
+                        sway = noise2(sheet, along / 45.0, 7.3 * cell + 3.1 * nearest)
+                        u = ((bits >> np.uint64(12)) & np.uint64(1023)) / 1024.0
+                        v = ((bits >> np.uint64(24)) & np.uint64(1023)) / 1024.0
+                        off = across - (cell + 0.35 + 0.3 * u) * _CELL - 0.6 * sway
+                        size = 1.2 + 0.8 * v
+                        away = math.sqrt(off * off + within * within)
+                        wall = max(1.0 - abs(away - size), 0.0)
+                        lumen = min(max(size - away, 0.0), 1.0)
+                        matter += 0.45 * wall - 0.6 * lumen
+                    value += cover * contrast * max(matter, 0.0)
+                value += 1.5 * noise3(space, z / 40.0 + 5.0, y / 40.0, x / 40.0)
+                bits = hash_voxel((z * ny + y) * nx + x, hash_seed)
+                image[z, y, x] = value + scale * np.int64(bits)
