@@ -67,12 +67,16 @@ def choose_wraps(rng, wrap, near, turns) -> np.ndarray:
 
 
 def draw_ends(rng, wrap, arc, turns) -> np.ndarray:
-    """Where labelled wraps end inside the chunk: (turns + 2, 2), place along the sheet and side that is kept (0: it does not)."""
+    """Where labelled wraps end inside the chunk, (turns + 2, 2): place along the sheet, and the side that keeps its line.
+
+    That is 0 where the wrap does not end, positive or negative otherwise: 1 where background lies beyond, 2 where nothing is
+    labelled there.
+    """
     ends = np.zeros((turns + 2, 2))
     flat_wrap, flat_arc = wrap.ravel(), arc.ravel()
     for place in rng.integers(flat_wrap.size, size=max(1, turns)):
         if rng.random() < 0.06:
-            ends[flat_wrap[place]] = flat_arc[place], rng.choice([-1.0, 1.0])
+            ends[flat_wrap[place]] = flat_arc[place], rng.choice([-2.0, -2.0, -1.0, 1.0, 2.0, 2.0])
     return ends
 
 
@@ -128,7 +132,14 @@ def mark_surfaces(
                 k = wrap[z, y, x]
                 before, after = inner[z, y, x], outer[z, y, x]
                 surface[z, y, x] = before < half_thickness or after <= half_thickness
-                mine, next_ = chosen[k], chosen[k + 1]
+                a = arc[z, y, x]
+                # The place along the sheet one turn further out.
+                turn = (math.sqrt(start * start + pitch * a / math.pi) - start) / pitch
+                beyond = a + 2.0 * math.pi * (start + pitch * (turn + 0.5))
+                ended = (a - ends[k, 0]) * ends[k, 1] < 0.0
+                next_ended = (beyond - ends[k + 1, 0]) * ends[k + 1, 1] < 0.0
+                mine = chosen[k] and not (ended and abs(ends[k, 1]) > 1.0)
+                next_ = chosen[k + 1] and not (next_ended and abs(ends[k + 1, 1]) > 1.0)
                 # Beyond the outermost line of a group the background ends half-way to the next wrap at the latest.
                 edge = min(margin, 0.5 * (before + after))
                 if (mine and (next_ or before <= edge)) or (next_ and after <= edge):
@@ -136,14 +147,9 @@ def mark_surfaces(
                 else:
                     label[z, y, x] = 2
                 half = max(AXIAL_HALF * level[z, y, x] / 255.0, NORMAL_HALF)
-                a = arc[z, y, x]
-                if mine and before < half + 8.0 and (ends[k, 1] == 0.0 or (a - ends[k, 0]) * ends[k, 1] > 0.0):
+                if mine and not ended and before < half + 8.0:
                     if abs(before - _offset(z, y, x, ny, nx, k, a, before + after, sheet, seed)) <= half:
                         label[z, y, x] = 1
-                if next_ and after < half + 5.0:
-                    # The place along the sheet one turn further out.
-                    turn = (math.sqrt(start * start + pitch * a / math.pi) - start) / pitch
-                    a += 2.0 * math.pi * (start + pitch * (turn + 0.5))
-                    if ends[k + 1, 1] == 0.0 or (a - ends[k + 1, 0]) * ends[k + 1, 1] > 0.0:
-                        if abs(after + _offset(z, y, x, ny, nx, k + 1, a, before + after, sheet, seed)) <= half:
-                            label[z, y, x] = 1
+                if next_ and not next_ended and after < half + 5.0:
+                    if abs(after + _offset(z, y, x, ny, nx, k + 1, beyond, before + after, sheet, seed)) <= half:
+                        label[z, y, x] = 1

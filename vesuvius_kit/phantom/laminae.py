@@ -35,7 +35,7 @@ def paint_laminae(image, wrap, inner, outer, arc, style, sheet, space, hash_seed
                 thickness = style.thickness * math.exp(0.45 * noise2(sheet, z / 45.0 + 77.0, a / 38.0)) * whole
                 thickness = min(max(thickness, 2.0 * whole), room)
                 rough = 0.7 * noise2(sheet, z / 14.0 + 60.0, a / 14.0)
-                rough += style.fray * (0.4 * noise2(sheet, z / 5.0 + 170.0, a / 5.0) + 0.3 * crumb)
+                rough += style.fray * (0.25 * noise2(sheet, z / 5.0 + 170.0, a / 5.0) + 0.15 * crumb)
                 lift = min(max(rough, -0.8), max(0.3 * (room - thickness), 0.0) + 0.4)
                 # The nearest lamina, how deep within it the voxel lies, and the share of the voxel that is papyrus.
                 nearest, within, cover, part = 0, 0.0, 0.0, 0.0
@@ -48,7 +48,7 @@ def paint_laminae(image, wrap, inner, outer, arc, style, sheet, space, hash_seed
                         parting = noise2(sheet, z / 62.0 + 29.0 * j, a / 44.0 + 71.0 * j)
                         parting += 0.35 * noise2(sheet, z / 15.0 + 3.0 * j, a / 13.0 + 7.0 * j)
                         part = max(part, min(max((parting - part_level) * 0.7, 0.0), 1.0))
-                    lies = lift + thickness * (j + 0.5) / n + 0.5 * noise2(sheet, z / 9.0 + 17.0 * j, a / 9.0 + 5.0 * j)
+                    lies = lift + thickness * (j + 0.5) / n + 0.45 * noise2(sheet, z / 14.0 + 17.0 * j, a / 14.0 + 5.0 * j)
                     lies += part * max(room - 0.5 * high - lies, 0.0)
                     share = 0.5 * high + 0.5 - abs(depth - lies)
                     # Laminae stick together in places and are parted by a seam in others.
@@ -66,7 +66,7 @@ def paint_laminae(image, wrap, inner, outer, arc, style, sheet, space, hash_seed
                     along, across = (a, z * 1.0) if nearest % 2 == 0 else (z * 1.0, a)
                     fibre = noise3(space, within / 2.0 + 20.0 * nearest, across / 2.2, along / 22.0)
                     density = noise2(sheet, z / 33.0 + 19.0 * nearest, a / 33.0 + 41.0 * nearest)
-                    matter = 1.0 + style.texture * (0.75 * fibre + 0.5 * speckled) + 0.14 * density
+                    matter = 1.0 + style.texture * (0.8 * fibre + 0.3 * speckled) + 0.14 * density
                     # Which face is the denser changes from place to place.
                     facing = noise2(sheet, z / 90.0 + 150.0, a / 80.0)
                     matter += style.recto_excess / contrast * facing * (1.0 - 2.0 * (nearest + 0.5) / n)

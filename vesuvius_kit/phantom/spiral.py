@@ -46,7 +46,7 @@ def draw_spacing(radius, turn, height_step, start, pitch, spread, nearest, tile,
         for height in range(heights):
             z = height * height_step
             shared = smooth_noise(tile, z / 90.0, y / 60.0 + 7.0, x / 60.0)
-            own = smooth_noise(tile, z / 60.0, arc / 55.0, 11.5)
+            own = smooth_noise(tile, z / 60.0, arc / 80.0, 11.5)
             stray = (radius[height, column] - even) / pitch
             change = usual + ramp * (spread * (0.6 * shared + 0.8 * own) - 0.08 * stray)
             change -= 0.9 * ramp * read_tear(sheet, z, arc, tear_level)
