@@ -155,8 +155,8 @@ def _trace(rng, scroll, tile, sheet, tear_level, wrap, inner, outer, arc, level)
     turns = [np.broadcast_to(start + scroll.spacing * np.arange(columns) / columns, (heights, columns)).copy()]
     while len(turns) < 4 or turns[-3].min() < reach:
         spacing = spiral.draw_spacing(
-            turns[-1], len(turns) - 1, _SPIRAL_STEP, start, scroll.spacing, scroll.spacing_spread, scroll.nearest, tile,
-            sheet, tear_level,
+            turns[-1], len(turns) - 1, _SPIRAL_STEP, start, scroll.spacing, scroll.spacing_spread, scroll.nearest,
+            scroll.farthest, tile, sheet, tear_level,
         )  # fmt: skip
         turns.append(turns[-1] + spacing)
     radii = np.concatenate(turns, axis=1)

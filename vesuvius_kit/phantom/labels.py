@@ -16,8 +16,9 @@ from vesuvius_kit.phantom.noise import hash_voxel, noise2
 # Half the thickness of a line in the axial plane, and the least along the sheet's normal, where that points along z.
 AXIAL_HALF, NORMAL_HALF = 1.5, 1.15
 # Two labelled wraps are nowhere nearer than about this; pairs that are over a larger share of their area are not both labelled.
-NEAREST_LABELS, NEAR_SHARE = 7.0, 0.02
+NEAREST_LABELS, NEAR_SHARE = 9.0, 0.02
 _FACE_REACH = 9.0  # voxels from a face within which a line turns aside
+_INWARD = 0.7  # voxels from the recto to the middle of its line, which lies on the papyrus rather than on its edge
 _JITTER = 0.12  # deviation of a line from slice to slice
 _FARTHEST_LAYER = 4.0  # voxels between a line on the wrong layer and its recto
 
@@ -82,16 +83,18 @@ def draw_ends(rng, wrap, arc, turns) -> np.ndarray:
 
 @compiled(parallel=True, nogil=True)
 def measure_nearness(wrap, inner, outer, limit, turns):
-    """Share of each wrap's voxels where the sheet beyond is nearer than ``limit``, (turns + 1,)."""
+    """Share of each wrap's area where the sheet beyond is nearer than ``limit``, (turns + 1,)."""
     nz = wrap.shape[0]
     counts = np.zeros((nz, 2, turns + 1))
     for z in prange(nz):
         for y in range(wrap.shape[1]):
             for x in range(wrap.shape[2]):
                 k = wrap[z, y, x]
-                counts[z, 0, k] += 1.0
-                if inner[z, y, x] + outer[z, y, x] < limit:
-                    counts[z, 1, k] += 1.0
+                room = inner[z, y, x] + outer[z, y, x]
+                area = 1.0 / max(room, 1.0)
+                counts[z, 0, k] += area
+                if room < limit:
+                    counts[z, 1, k] += area
     whole = counts.sum(axis=0)
     return whole[1] / np.maximum(whole[0], 1.0)
 
@@ -100,7 +103,7 @@ def measure_nearness(wrap, inner, outer, limit, turns):
 def _offset(z, y, x, shape_y, shape_x, k, a, room, sheet, seed):
     """How far outwards of its recto the line of wrap ``k`` is drawn."""
     # Each slice is drawn by itself: the tile is read at whole numbers along z.
-    offset = _JITTER * noise2(sheet, z + 300.0, a / 18.0 + 37.0 * k)
+    offset = _INWARD + _JITTER * noise2(sheet, z + 300.0, a / 18.0 + 37.0 * k)
     stray = noise2(sheet, z / 42.0 + 19.5, a / 48.0 + 53.0 * k)
     astray = min(max((stray - 1.5) * 1.2, 0.0), 1.0)
     offset += astray * astray * (3.0 - 2.0 * astray) * min(_FARTHEST_LAYER, 0.4 * room)
@@ -115,7 +118,22 @@ def _offset(z, y, x, shape_y, shape_x, k, a, room, sheet, seed):
 
 @compiled(parallel=True, nogil=True)
 def mark_surfaces(
-    wrap, inner, outer, arc, level, chosen, ends, start, pitch, sheet, seed, half_thickness, margin, border, label, surface
+    wrap,
+    inner,
+    outer,
+    arc,
+    level,
+    chosen,
+    ends,
+    start,
+    pitch,
+    sheet,
+    seed,
+    half_thickness,
+    margin,
+    border,
+    label,
+    surface,
 ):
     """Fill ``surface`` (bool) with every recto and ``label`` (uint8) with lines near those of the ``chosen`` wraps.
 
@@ -147,9 +165,10 @@ def mark_surfaces(
                 else:
                     label[z, y, x] = 2
                 half = max(AXIAL_HALF * level[z, y, x] / 255.0, NORMAL_HALF)
-                if mine and not ended and before < half + 8.0:
-                    if abs(before - _offset(z, y, x, ny, nx, k, a, before + after, sheet, seed)) <= half:
-                        label[z, y, x] = 1
+                room = before + after
+                if mine and not ended and before < half + 9.0:
+                    drawn = _offset(z, y, x, ny, nx, k, a, room, sheet, seed)
+                    label[z, y, x] = 1 if abs(before - drawn) <= half else label[z, y, x]
                 if next_ and not next_ended and after < half + 5.0:
-                    if abs(after + _offset(z, y, x, ny, nx, k + 1, beyond, before + after, sheet, seed)) <= half:
-                        label[z, y, x] = 1
+                    drawn = _offset(z, y, x, ny, nx, k + 1, beyond, room, sheet, seed)
+                    label[z, y, x] = 1 if abs(after + drawn) <= half else label[z, y, x]

@@ -6,14 +6,16 @@ import numpy as np
 from numba import prange
 
 from vesuvius_kit.compilation import compiled
-from vesuvius_kit.phantom.noise import hash_voxel, noise2, noise3
+from vesuvius_kit.phantom.noise import even_noise2, hash_voxel, noise2, noise3
 from vesuvius_kit.phantom.spiral import read_tear
 
 _CELL = 5.5  # voxels from one vessel of a lamina to the next
 
 
 @compiled(parallel=True, nogil=True)
-def paint_laminae(image, wrap, inner, outer, arc, style, sheet, space, hash_seed, hole_level, part_level, tear_level, grain):
+def paint_laminae(
+    image, wrap, inner, outer, arc, style, sheet, space, hash_seed, hole_level, part_level, tear_level, grain
+):
     """Fill ``image`` (float32) with the scroll before it is scanned, white noise of deviation ``grain`` included.
 
     A sheet is a stack of ``style.laminae`` laminae whose fibres run along the wrap and along z in turn. Where they part, the
@@ -31,28 +33,35 @@ def paint_laminae(image, wrap, inner, outer, arc, style, sheet, space, hash_seed
                 room = depth + outer[z, y, x]
                 crumb = noise3(space, z / 5.0 + 8.0, y / 5.0, x / 5.0)
                 hole = noise2(sheet, z / 34.0, a / 30.0) + 0.5 * noise2(sheet, z / 8.0 + 31.0, a / 8.0) + 0.35 * crumb
-                whole = min(max((hole_level - hole) * 1.6, 0.0), 1.0) * (1.0 - read_tear(sheet, z, a, tear_level))
-                thickness = style.thickness * math.exp(0.45 * noise2(sheet, z / 45.0 + 77.0, a / 38.0)) * whole
+                torn = read_tear(sheet, z, a, tear_level) + 0.3 * noise2(sheet, z / 12.0 + 51.0, a / 12.0)
+                whole = min(max((hole_level - hole) * 1.6, 0.0), 1.0) * min(max(1.0 - 3.0 * torn, 0.0), 1.0)
+                thickness = style.thickness * math.exp(0.45 * even_noise2(sheet, z / 45.0 + 77.0, a / 38.0)) * whole
                 thickness = min(max(thickness, 2.0 * whole), room)
-                rough = 0.7 * noise2(sheet, z / 14.0 + 60.0, a / 14.0)
+                rough = 0.7 * even_noise2(sheet, z / 14.0 + 60.0, a / 14.0)
                 rough += style.fray * (0.25 * noise2(sheet, z / 5.0 + 170.0, a / 5.0) + 0.15 * crumb)
                 lift = min(max(rough, -0.8), max(0.3 * (room - thickness), 0.0) + 0.4)
                 # The nearest lamina, how deep within it the voxel lies, and the share of the voxel that is papyrus.
                 nearest, within, cover, part = 0, 0.0, 0.0, 0.0
                 for j in range(n):
-                    own = noise2(sheet, z / 21.0 + 13.0 * j, a / 19.0 + 31.0 * j)
+                    own = even_noise2(sheet, z / 21.0 + 13.0 * j, a / 19.0 + 31.0 * j)
                     high = max(thickness / n * math.exp(0.4 * own), 1.4 * whole)
-                    end = noise2(sheet, z / 30.0 + 43.0 * j, a / 26.0 + 97.0 * j) + 0.4 * crumb
+                    end = even_noise2(sheet, z / 30.0 + 43.0 * j, a / 26.0 + 97.0 * j) + 0.4 * crumb
                     if j > 0:
-                        high *= min(max((1.5 - end) * 2.0, 0.0), 1.0)
-                        parting = noise2(sheet, z / 62.0 + 29.0 * j, a / 44.0 + 71.0 * j)
-                        parting += 0.35 * noise2(sheet, z / 15.0 + 3.0 * j, a / 13.0 + 7.0 * j)
-                        part = max(part, min(max((parting - part_level) * 0.7, 0.0), 1.0))
-                    lies = lift + thickness * (j + 0.5) / n + 0.45 * noise2(sheet, z / 14.0 + 17.0 * j, a / 14.0 + 5.0 * j)
-                    lies += part * max(room - 0.5 * high - lies, 0.0)
+                        high *= min(max((1.9 - end) * 1.5, 0.0), 1.0)
+                        parting = even_noise2(sheet, z / 90.0 + 29.0 * j, a / 75.0 + 71.0 * j)
+                        parting += 0.1 * even_noise2(sheet, z / 22.0 + 3.0 * j, a / 20.0 + 7.0 * j)
+                        part = max(part, min(max((parting - part_level) * 1.1, 0.0), 1.0))
+                    lies = (
+                        lift
+                        + thickness * (j + 0.5) / n
+                        + 0.45 * even_noise2(sheet, z / 14.0 + 17.0 * j, a / 14.0 + 5.0 * j)
+                    )
+                    lies += part * part * (3.0 - 2.0 * part) * max(room - 0.5 * high - lies, 0.0)
                     share = 0.5 * high + 0.5 - abs(depth - lies)
                     # Laminae stick together in places and are parted by a seam in others.
-                    share += 0.35 * noise2(sheet, z / 16.0 + 11.0 * j, a / 16.0 + 61.0 * j) * min(high, 1.0)
+                    share += (0.3 * even_noise2(sheet, z / 24.0 + 11.0 * j, a / 24.0 + 61.0 * j) - 0.35) * min(
+                        high, 1.0
+                    )
                     share *= min(high, 1.0)
                     if share > cover:
                         nearest, within, cover = j, depth - lies, share

@@ -49,7 +49,7 @@ def add_streaks(image, streaks):
         sine, cosine = math.sin(angle), math.cos(angle)
         for z in range(max(int(cz) - 1, 0), min(int(cz) + 2, nz)):
             for t in range(-int(3 * length), int(3 * length) + 1):
-                y, x = int(math.floor(cy + t * sine)), int(math.floor(cx + t * cosine))
+                y, x = math.floor(cy + t * sine), math.floor(cx + t * cosine)
                 if 0 <= y < ny and 0 <= x < nx:
                     image[z, y, x] += strength * math.exp(-abs(t) / length)
 

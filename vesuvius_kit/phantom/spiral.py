@@ -9,30 +9,27 @@ import numpy as np
 from numba import prange
 
 from vesuvius_kit.compilation import compiled
-from vesuvius_kit.phantom.noise import noise2, smooth_noise, spline, spline_slope
-
-FARTHEST = 40.0  # voxels between neighbouring wraps
+from vesuvius_kit.phantom.noise import even_noise2, smooth_noise, spline, spline_slope
 
 
 @compiled(inline="always")
 def read_tear(sheet, z, arc, level):
-    """Share of the papyrus that is torn away at a place of the unrolled sheet, in [0, 1]."""
-    torn = noise2(sheet, z / 70.0 + 133.0, arc / 60.0 + 17.0) + 0.3 * noise2(sheet, z / 12.0 + 51.0, arc / 12.0)
-    return min(max((torn - level) * 3.0, 0.0), 1.0)
+    """How far a place of the unrolled sheet lies within a tear, about -3 to 3; the papyrus is missing where it is above 0."""
+    return even_noise2(sheet, z / 80.0 + 133.0, arc / 75.0 + 17.0) - level
 
 
 @compiled(parallel=True, nogil=True)
-def draw_spacing(radius, turn, height_step, start, pitch, spread, nearest, tile, sheet, tear_level):
+def draw_spacing(radius, turn, height_step, start, pitch, spread, nearest, farthest, tile, sheet, tear_level):
     """Distance from each point of one turn of the spiral, at ``radius``, to the next turn, (heights, columns).
 
     Two noises multiply the pitch: one over space, which squeezes several neighbouring wraps together, and one along the
     unrolled sheet, which no two wraps share. A wrap that has strayed from its place in an even spiral is drawn back
     slowly, or the errors of many wraps would add up to hills. Where the sheet is torn the next wrap moves in. A hyperbolic
-    tangent keeps the product between ``nearest`` and `FARTHEST`.
+    tangent keeps the product between ``nearest`` and ``farthest``.
     """
     heights, columns = radius.shape
     spacing = np.empty((heights, columns))
-    middle, reach = math.sqrt(nearest * FARTHEST), 0.5 * math.log(FARTHEST / nearest)
+    middle, reach = math.sqrt(nearest * farthest), 0.5 * math.log(farthest / nearest)
     usual = reach * math.atanh(math.log(pitch / middle) / reach)
     for column in prange(columns):
         u = turn + column / columns
@@ -45,11 +42,11 @@ def draw_spacing(radius, turn, height_step, start, pitch, spread, nearest, tile,
         arc = 2.0 * math.pi * (start * u + 0.5 * pitch * u * u)
         for height in range(heights):
             z = height * height_step
-            shared = smooth_noise(tile, z / 90.0, y / 60.0 + 7.0, x / 60.0)
-            own = smooth_noise(tile, z / 60.0, arc / 80.0, 11.5)
+            shared = smooth_noise(tile, z / 90.0, y / 110.0 + 7.0, x / 110.0)
+            own = smooth_noise(tile, z / 60.0, arc / 120.0, 11.5)
             stray = (radius[height, column] - even) / pitch
             change = usual + ramp * (spread * (0.6 * shared + 0.8 * own) - 0.08 * stray)
-            change -= 0.9 * ramp * read_tear(sheet, z, arc, tear_level)
+            change -= 0.9 * ramp * min(max(0.5 + read_tear(sheet, z, arc, tear_level), 0.0), 1.0)
             spacing[height, column] = middle * math.exp(reach * math.tanh(change / reach))
     return spacing
 
@@ -96,7 +93,21 @@ def draw_bends(bends, step, tile, amplitude, restless, folds, swirls):
 
 @compiled(parallel=True, nogil=True)
 def trace_wraps(
-    wrap, inner, outer, arc, level, bends, bend_step, axis, turn_origin, hand, spiral, columns, height_step, start, pitch
+    wrap,
+    inner,
+    outer,
+    arc,
+    level,
+    bends,
+    bend_step,
+    axis,
+    turn_origin,
+    hand,
+    spiral,
+    columns,
+    height_step,
+    start,
+    pitch,
 ):
     """Find for each voxel the wrap it follows, its distance from that wrap's recto and from the next one's.
 
@@ -104,8 +115,8 @@ def trace_wraps(
     on the way out from the umbilicus, the distances to it and to the next in voxels, both >= 0, and the place along the
     unrolled sheet. ``level`` uint8 gets how far the normal of the recto lies in the axial plane, 255 where it is in it.
     ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``hand`` is 1.0 or -1.0, the sense of the winding, and
-    ``spiral`` (heights, turns x columns) the spline coefficients of the radius along the unrolled spiral. A difference of radii becomes a distance through
-    division by the gradient's norm, so oblique sheets are as thick as others.
+    ``spiral`` (heights, turns x columns) the spline coefficients of the radius along the unrolled spiral. A difference of
+    radii becomes a distance through division by the gradient's norm, so oblique sheets are as thick as others.
     """
     nz, ny, nx = wrap.shape
     last_turn = spiral.shape[1] // columns - 2

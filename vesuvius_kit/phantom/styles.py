@@ -11,7 +11,7 @@ class Style(NamedTuple):
     scroll_id : int
         The number that stands in the ``scroll_id`` column of the competition's tables.
     spacing : float
-        Typical distance from one wrap to the next; the local distance lies between 8 and 40.
+        Typical distance from one wrap to the next; the local distance lies between ``nearest`` and ``farthest``.
     spacing_spread : float
         Standard deviation of the logarithm of the distance from wrap to wrap.
     thickness : float
@@ -46,8 +46,8 @@ class Style(NamedTuple):
         Share of a sheet's area where its outer laminae leave it, about.
     vessels : float
         Share of the places of a lamina that hold a hollow vessel.
-    nearest : float
-        Least distance from one wrap to the next.
+    nearest, farthest : float
+        Least and largest distance from one wrap to the next.
     tears : float
         Share of a sheet's area that is torn away and lets the next wrap move in, about.
     swirls : float
@@ -82,9 +82,10 @@ class Style(NamedTuple):
     parting: float = 0.0
     vessels: float = 0.0
     nearest: float = 8.0
+    farthest: float = 40.0
     tears: float = 0.0
     swirls: float = 0.0
-    restless: float = 0.15
+    restless: float = 0.08
     tilt: float = 0.3
     streaks: float = 0.0
     rings: float = 0.0
@@ -102,20 +103,20 @@ _TABLE = {
 }
 _HARD = {
     #            id     spac spread thick wave folds gap  sheet exc tex  fray holes split debris specks blur noise
-    #            lam part vess near tears swirl rest tilt streak rings drift
-    "pressed": (70707, 12.0, 0.50, 11.0, 8.0, 1.0, 60.0, 118.0, 14.0, 0.24, 1.3, 0.03, 0.0, 0.4, 14.0, 0.90, 2.8,
-                4, 0.25, 0.30, 3.0, 0.04, 0.4, 0.15, 0.4, 8.0, 1.0, 8.0),
-    "laminar": (70808, 24.0, 0.50, 14.0, 8.0, 1.0, 76.0, 128.0, 12.0, 0.24, 1.3, 0.04, 0.0, 0.2, 20.0, 0.80, 2.0,
-                5, 0.45, 0.25, 4.0, 0.08, 0.5, 0.12, 0.5, 10.0, 0.7, 8.0),
-    "torn": (70909, 18.0, 0.55, 12.0, 10.0, 2.0, 40.0, 100.0, 14.0, 0.28, 1.6, 0.08, 0.0, 0.8, 12.0, 0.85, 6.0,
-             4, 0.35, 0.25, 3.0, 0.18, 1.0, 0.20, 0.6, 6.0, 1.5, 12.0),
+    #            lam part vess near far tears swirl rest tilt streak rings drift
+    "pressed": (70707, 14.0, 0.50, 12.0, 7.0, 1.0, 62.0, 120.0, 14.0, 0.22, 1.3, 0.02, 0.0, 0.3, 14.0, 1.00, 2.2,
+                3, 0.25, 0.30, 3.0, 40.0, 0.04, 0.4, 0.05, 0.4, 8.0, 0.8, 6.0),
+    "laminar": (70808, 32.0, 0.45, 17.0, 8.0, 0.5, 76.0, 130.0, 12.0, 0.24, 1.3, 0.02, 0.0, 0.15, 20.0, 0.95, 1.6,
+                4, 0.45, 0.25, 4.0, 60.0, 0.08, 0.3, 0.05, 0.5, 10.0, 0.5, 6.0),
+    "torn": (70909, 22.0, 0.50, 13.0, 9.0, 1.5, 34.0, 116.0, 14.0, 0.30, 1.6, 0.04, 0.0, 0.4, 12.0, 0.95, 4.5,
+             3, 0.35, 0.25, 3.0, 50.0, 0.15, 0.8, 0.06, 0.6, 6.0, 1.2, 8.0),
 }  # fmt: skip
 # For reports only: nothing is developed or tuned on these.
 _REPORT = {
-    "charred": (71010, 16.0, 0.52, 12.5, 9.0, 2.0, 52.0, 108.0, 14.0, 0.27, 1.5, 0.06, 0.0, 0.7, 16.0, 1.00, 5.0,
-                5, 0.40, 0.30, 3.0, 0.12, 0.8, 0.18, 0.5, 8.0, 2.0, 12.0),
-    "crushed": (71111, 13.0, 0.55, 11.0, 11.0, 3.0, 66.0, 120.0, 12.0, 0.25, 1.4, 0.05, 0.0, 0.5, 18.0, 0.90, 4.0,
-                4, 0.30, 0.28, 3.0, 0.10, 1.5, 0.16, 0.6, 9.0, 1.5, 9.0),
+    "charred": (71010, 19.0, 0.50, 13.0, 8.0, 1.5, 48.0, 118.0, 14.0, 0.26, 1.5, 0.03, 0.0, 0.3, 16.0, 1.00, 3.2,
+                4, 0.40, 0.30, 3.0, 50.0, 0.12, 0.6, 0.05, 0.5, 8.0, 1.0, 8.0),
+    "crushed": (71111, 15.0, 0.52, 11.5, 10.0, 2.0, 66.0, 122.0, 12.0, 0.25, 1.4, 0.03, 0.0, 0.3, 18.0, 0.95, 2.6,
+                3, 0.30, 0.28, 3.0, 40.0, 0.08, 1.0, 0.07, 0.6, 9.0, 0.8, 7.0),
 }  # fmt: skip
 STYLES = {name: Style(*values) for name, values in (_TABLE | _HARD | _REPORT).items()}
 REPORT_STYLES = tuple(_REPORT)
