@@ -44,7 +44,7 @@ def paint_laminae(
                 nearest, within, cover, part = 0, 0.0, 0.0, 0.0
                 for j in range(n):
                     own = even_noise2(sheet, z / 21.0 + 13.0 * j, a / 19.0 + 31.0 * j)
-                    high = max(thickness / n * math.exp(0.4 * own), 1.4 * whole)
+                    high = max(0.72 * thickness / n * math.exp(0.4 * own), 1.4 * whole)
                     end = even_noise2(sheet, z / 30.0 + 43.0 * j, a / 26.0 + 97.0 * j) + 0.4 * crumb
                     if j > 0:
                         high *= min(max((1.9 - end) * 1.5, 0.0), 1.0)
@@ -65,6 +65,10 @@ def paint_laminae(
                     share *= min(high, 1.0)
                     if share > cover:
                         nearest, within, cover = j, depth - lies, share
+                # Between laminae that lie close the papyrus is loose rather than missing.
+                if 0.0 < depth < lift + thickness:
+                    loose = 0.25 + 0.2 * even_noise2(sheet, z / 28.0 + 90.0, a / 28.0 + 23.0)
+                    cover = max(cover, min(max(loose, 0.0), 1.0) * (1.0 - part) * whole)
                 cover = min(cover, 1.0)
                 speckled = noise3(space, z / 2.0, y / 2.0, x / 2.0)
                 film = abs(noise3(space, z / 14.0 + 3.0, y / 14.0, x / 14.0) + 0.3 * speckled)
