@@ -10,16 +10,25 @@ from scipy import ndimage
 
 from vesuvius_kit import phantom as phantom_package
 from vesuvius_kit.checks import InputTypeError, InputValueError
-from vesuvius_kit.phantom import STYLES, Phantom, list_styles, make_phantom, write_competition
+from vesuvius_kit.phantom import REPORT_STYLES, STYLES, Phantom, list_styles, make_phantom, write_competition
 from vesuvius_kit.volume import BACKGROUND, SURFACE, UNLABELLED, read_volume, write_volume
 
 BORDER = 3
+
+
+REGULAR = [style for style in list_styles() if not STYLES[style].laminae]
+HARD = [style for style in list_styles() if STYLES[style].laminae]
 
 
 @pytest.fixture(scope="module")
 def chunks():
     """One chunk of every style, large enough to hold several wraps."""
     return {style: make_phantom(112, seed, style) for seed, style in enumerate(list_styles())}
+
+
+@pytest.fixture(scope="module")
+def regular(chunks):
+    return {style: chunks[style] for style in REGULAR}
 
 
 def run_lengths(mask, axis):
@@ -93,7 +102,6 @@ def test_every_chunk_keeps_the_rules(shape, seed, style):
     assert not chunk.image[rim].any()
     assert (chunk.label[rim] == UNLABELLED).all()
     assert not chunk.surface[rim].any()
-    assert chunk.surface[chunk.label == SURFACE].all()
 
 
 @pytest.mark.parametrize("shape", [(61, 130, 97), (96, 96, 96), (16, 16, 16), (7, 90, 8), (6, 50, 50), 20])
@@ -121,10 +129,37 @@ def test_label_shares_are_those_of_the_competition():
     assert 1 / 15 < surface / (surface + background) < 1 / 5
 
 
-def test_label_lines_are_two_voxels_thick(chunks):
+def test_label_lines_are_three_voxels_thick(chunks):
+    """As the real ones: median 3, mean 3.05 to 3.23; the truth is drawn thinner."""
     counted = np.concatenate([thickness(crop(chunk.label) == SURFACE) for chunk in chunks.values()])
-    assert np.median(counted) == 2
-    assert 1.9 < counted.mean() < 2.6
+    assert np.median(counted) == 3
+    assert 2.8 < counted.mean() < 3.5
+    exact = np.concatenate([thickness(crop(chunk.surface)) for chunk in chunks.values()])
+    assert np.median(exact) == 2
+
+
+def test_a_label_is_drawn_slice_by_slice(chunks):
+    """A voxel that sticks out alone is one in a hundred or so along z, and next to none within a slice."""
+    alone = np.zeros(3)
+    for chunk in chunks.values():
+        line = crop(chunk.label) == SURFACE
+        for axis in range(3):
+            alone[axis] += (run_lengths(line, axis)[line] == 1).sum() / line.sum() / len(chunks)
+    assert 0.002 < alone[0] < 0.03
+    assert max(alone[1:]) < 0.2 * alone[0]
+
+
+def test_a_label_follows_its_recto_and_strays_now_and_then(chunks):
+    away = []
+    for chunk in chunks.values():
+        line = crop(chunk.label) == SURFACE
+        # The faces, where a line turns aside, are left out.
+        inner = (slice(14, -14),) * 3
+        away.append(ndimage.distance_transform_edt(~crop(chunk.surface))[inner][line[inner]])
+    away = np.concatenate(away)
+    assert np.median(away) <= 1.0
+    assert 0.90 < np.mean(away <= 2.0) < 0.999
+    assert away.max() < 7
 
 
 def test_label_lines_are_watertight(chunks):
@@ -146,28 +181,45 @@ def test_wraps_stay_apart_in_the_full_truth(chunks):
 
 def test_unlabelled_wraps_are_in_the_truth_only(chunks):
     for chunk in chunks.values():
-        extra = chunk.surface & (chunk.label == UNLABELLED)
-        assert extra.sum() > 0.1 * chunk.surface.sum()
-        # And no wrap lies in a labelled band without being labelled.
-        assert not (chunk.surface & (chunk.label == BACKGROUND)).any()
+        inner = (slice(14, -14),) * 3
+        label, surface = crop(chunk.label)[inner], crop(chunk.surface)[inner]
+        # Little of an unlabelled wrap lies where a label says background: lines that end, stray or are drawn between.
+        assert np.mean(label[surface] == BACKGROUND) < 0.1
+    unlabelled = [np.mean(chunk.label[chunk.surface] == UNLABELLED) for chunk in chunks.values()]
+    assert np.mean(unlabelled) > 0.1
 
 
-def test_a_band_of_background_surrounds_every_labelled_sheet(chunks):
-    for chunk in chunks.values():
+def test_a_band_of_background_surrounds_every_labelled_sheet(regular):
+    for chunk in regular.values():
         label = crop(chunk.label)
         away = ndimage.distance_transform_edt(label != SURFACE)
-        near = (away > 0) & (away <= 3)
-        assert np.mean(label[near] == BACKGROUND) > 0.999
+        near = (away > 0) & (away <= 2)
+        assert np.mean(label[near] == BACKGROUND) > 0.97
         # Beyond the band, what is still background lies between two labelled wraps.
         assert (label[label != SURFACE] == UNLABELLED).any()
+
+
+def test_labelled_lines_keep_apart(chunks):
+    """Background between two lines is five voxels wide at least, as in real labels."""
+    narrow = []
+    for chunk in chunks.values():
+        label = crop(chunk.label)
+        for axis in (1, 2):
+            lines = np.moveaxis(label, axis, -1).reshape(-1, label.shape[axis])
+            for row in lines[::7]:
+                edges = np.flatnonzero(np.diff(row.astype(int)))
+                for a, b in zip(edges[:-1], edges[1:], strict=True):
+                    if row[a] == row[b + 1] == SURFACE and row[a + 1] == BACKGROUND:
+                        narrow.append(b - a < 4)
+    assert np.mean(narrow) < 0.02
 
 
 def test_grey_values_are_those_of_the_scans(chunks):
     for style, chunk in chunks.items():
         grey = crop(chunk.image)
         dark, bright, peak = np.percentile(grey, [5, 90, 100])
-        assert 35 < dark < 72, style
-        assert 100 < bright < 160, style
+        assert 15 < dark < 80, style
+        assert 95 < bright < 160, style
         assert peak > 180, style
         assert np.mean(grey == 255) < 0.01, style
 
@@ -177,9 +229,9 @@ def test_styles_differ_in_contrast(chunks):
     assert spread["loose"] > spread["even"] > spread["faint"]
 
 
-def test_the_recto_is_an_edge_from_dark_to_bright(chunks):
+def test_the_recto_is_an_edge_from_dark_to_bright(regular):
     """Papyrus lies outward of its recto: the truth can be learnt from the image."""
-    for style, chunk in chunks.items():
+    for style, chunk in regular.items():
         image = ndimage.gaussian_filter(chunk.image.astype(np.float32), 1.0)
         slope = ndimage.generic_gradient_magnitude(image, ndimage.sobel)
         inside = crop(chunk.surface)
@@ -192,7 +244,17 @@ def test_grey_alone_does_not_give_the_surface_away(chunks):
         grey, truth = crop(chunk.image)[labelled], crop(chunk.label)[labelled] == SURFACE
         levels = np.arange(50, 160, 5)
         dice = [2 * (truth & (grey > level)).sum() / (truth.sum() + (grey > level).sum()) for level in levels]
-        assert max(dice) < 0.35, style
+        assert max(dice) < 0.42, style
+
+
+def test_wraps_of_hard_styles_touch():
+    """Wraps come nearer than four voxels to one another."""
+    for style in HARD:
+        chunk = make_phantom((64, 256, 256), 2, style)
+        wide = run_lengths(~crop(chunk.surface), 1)
+        assert np.mean(wide[wide > 0] <= 3) > 0.0005, style
+
+
 
 
 @pytest.mark.parametrize(
@@ -214,7 +276,11 @@ def test_bad_arguments_of_make_phantom(arguments, error, message):
 
 def test_styles_have_their_own_scroll_ids():
     assert list_styles()[0] == "even"
-    assert 5 <= len(list_styles()) == len(STYLES)
+    assert set(list_styles()) | set(REPORT_STYLES) == set(STYLES)
+    assert not set(list_styles()) & set(REPORT_STYLES)
+    assert len(REGULAR) >= 5
+    assert len(HARD) >= 3
+    assert len(REPORT_STYLES) == 2
     assert len({style.scroll_id for style in STYLES.values()}) == len(STYLES)
 
 

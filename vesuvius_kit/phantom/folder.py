@@ -21,7 +21,7 @@ from vesuvius_kit.phantom.chunk import make_phantom
 from vesuvius_kit.phantom.styles import STYLES, list_styles
 from vesuvius_kit.volume import write_atomically, write_volume
 
-_EDITION = 1  # raise it when the same seed gives other voxels: ids change with it, so old and new chunks never mix
+_EDITION = 2  # raise it when the same seed gives other voxels: ids change with it, so old and new chunks never mix
 
 
 class _Chunk(NamedTuple):

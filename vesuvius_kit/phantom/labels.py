@@ -149,7 +149,7 @@ def mark_surfaces(
                     continue
                 k = wrap[z, y, x]
                 before, after = inner[z, y, x], outer[z, y, x]
-                surface[z, y, x] = before < half_thickness or after <= half_thickness
+                surface[z, y, x] = abs(before) < half_thickness or after <= half_thickness
                 a = arc[z, y, x]
                 # The place along the sheet one turn further out.
                 turn = (math.sqrt(start * start + pitch * a / math.pi) - start) / pitch
@@ -160,7 +160,7 @@ def mark_surfaces(
                 next_ = chosen[k + 1] and not (next_ended and abs(ends[k + 1, 1]) > 1.0)
                 # Beyond the outermost line of a group the background ends half-way to the next wrap at the latest.
                 edge = min(margin, 0.5 * (before + after))
-                if (mine and (next_ or before <= edge)) or (next_ and after <= edge):
+                if (mine and (next_ or abs(before) <= edge)) or (next_ and after <= edge):
                     label[z, y, x] = 0
                 else:
                     label[z, y, x] = 2

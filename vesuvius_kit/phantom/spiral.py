@@ -15,7 +15,7 @@ from vesuvius_kit.phantom.noise import even_noise2, smooth_noise, spline, spline
 @compiled(inline="always")
 def read_tear(sheet, z, arc, level):
     """How far a place of the unrolled sheet lies within a tear, about -3 to 3; the papyrus is missing where it is above 0."""
-    return even_noise2(sheet, z / 80.0 + 133.0, arc / 75.0 + 17.0) - level
+    return even_noise2(sheet, z / 110.0 + 133.0, arc / 90.0 + 17.0) - level
 
 
 @compiled(parallel=True, nogil=True)
@@ -42,8 +42,8 @@ def draw_spacing(radius, turn, height_step, start, pitch, spread, nearest, farth
         arc = 2.0 * math.pi * (start * u + 0.5 * pitch * u * u)
         for height in range(heights):
             z = height * height_step
-            shared = smooth_noise(tile, z / 90.0, y / 110.0 + 7.0, x / 110.0)
-            own = smooth_noise(tile, z / 60.0, arc / 120.0, 11.5)
+            shared = smooth_noise(tile, z / 130.0, y / 110.0 + 7.0, x / 110.0)
+            own = smooth_noise(tile, z / 110.0, arc / 120.0, 11.5)
             stray = (radius[height, column] - even) / pitch
             change = usual + ramp * (spread * (0.6 * shared + 0.8 * own) - 0.08 * stray)
             change -= 0.9 * ramp * min(max(0.5 + read_tear(sheet, z, arc, tear_level), 0.0), 1.0)
@@ -112,7 +112,7 @@ def trace_wraps(
     """Find for each voxel the wrap it follows, its distance from that wrap's recto and from the next one's.
 
     ``wrap`` int16, ``inner``, ``outer``, ``arc`` float32, all (Z, Y, X), are filled: the number of the last recto passed
-    on the way out from the umbilicus, the distances to it and to the next in voxels, both >= 0, and the place along the
+    on the way out from the umbilicus, the distances to it (below 0 within the first turn) and to the next in voxels, and the place along the
     unrolled sheet. ``level`` uint8 gets how far the normal of the recto lies in the axial plane, 255 where it is in it.
     ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``hand`` is 1.0 or -1.0, the sense of the winding, and
     ``spiral`` (heights, turns x columns) the spline coefficients of the radius along the unrolled spiral. A difference of
@@ -196,7 +196,8 @@ def trace_wraps(
                     steepness = max(math.sqrt(gz * gz + gy * gy + gx * gx), 0.2)
                     if side == 0:
                         level[z, y, x] = np.uint8(min(math.sqrt(gy * gy + gx * gx) / steepness, 1.0) * 255.0)
-                        inner[z, y, x] = max(radius - r0, 0.0) / steepness
+                        # Within the first turn there is no wrap yet.
+                        inner[z, y, x] = (radius - r0 if k == 0 else max(radius - r0, 0.0)) / steepness
                     else:
                         outer[z, y, x] = max(r1 - radius, 0.0) / steepness
 
