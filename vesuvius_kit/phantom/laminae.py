@@ -67,7 +67,7 @@ def paint_laminae(
                         nearest, within, cover = j, depth - lies, share
                 # Between laminae that lie close the papyrus is loose rather than missing.
                 if 0.0 < depth < lift + thickness:
-                    loose = 0.25 + 0.2 * even_noise2(sheet, z / 28.0 + 90.0, a / 28.0 + 23.0)
+                    loose = 0.65 + 0.25 * even_noise2(sheet, z / 28.0 + 90.0, a / 28.0 + 23.0)
                     cover = max(cover, min(max(loose, 0.0), 1.0) * (1.0 - part) * whole)
                 cover = min(cover, 1.0)
                 speckled = noise3(space, z / 2.0, y / 2.0, x / 2.0)
@@ -81,7 +81,7 @@ def paint_laminae(
                     density = noise2(sheet, z / 33.0 + 19.0 * nearest, a / 33.0 + 41.0 * nearest)
                     matter = 1.0 + style.texture * (0.8 * fibre + 0.3 * speckled) + 0.14 * density
                     # Which face is the denser changes from place to place.
-                    facing = noise2(sheet, z / 90.0 + 150.0, a / 80.0)
+                    facing = 0.8 + noise2(sheet, z / 90.0 + 150.0, a / 80.0)
                     matter += style.recto_excess / contrast * facing * (1.0 - 2.0 * (nearest + 0.5) / n)
                     cell = math.floor(across / _CELL)
                     bits = hash_voxel((np.int64(k) * 4096 + np.int64(cell)) * 8 + nearest, hash_seed)
