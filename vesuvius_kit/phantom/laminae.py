@@ -18,61 +18,72 @@ def paint_laminae(
 ):
     """Fill ``image`` (float32) with the scroll before it is scanned, white noise of deviation ``grain`` included.
 
-    A sheet is a stack of ``style.laminae`` laminae whose fibres run along the wrap and along z in turn. Where they part, the
-    outer ones lie nearer to the next wrap's recto, and against it at the most. Where there is less room than papyrus, the
-    stack fills the room.
+    A sheet is a braid of ``style.laminae`` laminae at most, whose fibres run along the wrap and along z in turn. They part and
+    rejoin, each thins out at places of its own, and the outer ones cross to the next wrap's recto here and there. Where there
+    is little room there are fewer of them.
     """
     nz, ny, nx = image.shape
     contrast = style.sheet_grey - style.gap_grey
     scale = grain * math.sqrt(12.0) / 2.0**63
     n = style.laminae
+    usual = style.thickness / n
     for z in prange(nz):
+        high, lies = np.zeros(n), np.zeros(n)
         for y in range(ny):
             for x in range(nx):
                 k, a, depth = wrap[z, y, x], arc[z, y, x], inner[z, y, x]
                 room = depth + outer[z, y, x]
                 crumb = noise3(space, z / 5.0 + 8.0, y / 5.0, x / 5.0)
-                hole = noise2(sheet, z / 34.0, a / 30.0) + 0.5 * noise2(sheet, z / 8.0 + 31.0, a / 8.0) + 0.35 * crumb
-                torn = read_tear(sheet, z, a, tear_level) + 0.3 * noise2(sheet, z / 12.0 + 51.0, a / 12.0)
-                whole = min(max((hole_level - hole) * 1.6, 0.0), 1.0) * min(max(1.0 - 3.0 * torn, 0.0), 1.0)
-                thickness = style.thickness * math.exp(0.45 * even_noise2(sheet, z / 45.0 + 77.0, a / 38.0)) * whole
-                thickness = min(max(thickness, 2.0 * whole), room)
-                rough = 0.7 * even_noise2(sheet, z / 14.0 + 60.0, a / 14.0)
-                rough += style.fray * (0.25 * noise2(sheet, z / 5.0 + 170.0, a / 5.0) + 0.15 * crumb)
-                lift = min(max(rough, -0.8), max(0.3 * (room - thickness), 0.0) + 0.4)
-                # The nearest lamina, how deep within it the voxel lies, and the share of the voxel that is papyrus.
-                nearest, within, cover, part = 0, 0.0, 0.0, 0.0
+                hole = noise2(sheet, z / 44.0, a / 40.0) + 0.25 * noise2(sheet, z / 9.0 + 31.0, a / 9.0)
+                torn = read_tear(sheet, z, a, tear_level)
+                stout = math.exp(0.3 * even_noise2(sheet, z / 60.0 + 77.0, a / 52.0))
+                rough = 0.8 * even_noise2(sheet, z / 26.0 + 60.0, a / 24.0)
+                rough += style.fray * (0.2 * noise2(sheet, z / 5.0 + 170.0, a / 5.0) + 0.12 * crumb)
+                lift = min(max(rough, -0.8), max(0.2 * room - 1.0, 0.3))
+                # Laminae as far apart as the braid is loose here; openings between them are lenses.
+                face = lift
                 for j in range(n):
-                    own = even_noise2(sheet, z / 21.0 + 13.0 * j, a / 19.0 + 31.0 * j)
-                    high = max(0.72 * thickness / n * math.exp(0.4 * own), 1.4 * whole)
-                    end = even_noise2(sheet, z / 30.0 + 43.0 * j, a / 26.0 + 97.0 * j) + 0.4 * crumb
+                    end = even_noise2(sheet, z / 34.0 + 43.0 * j, a / 30.0 + 97.0 * j) + 0.3 * crumb
+                    own = even_noise2(sheet, z / 21.0 + 13.0 * j, a / 26.0 + 31.0 * j)
+                    size = 0.8 * usual * stout * math.exp(0.3 * own)
+                    size *= min(max((hole_level - hole - 0.5 * end) * 0.9, 0.0), 1.0)
+                    size *= min(max(1.0 - 1.5 * (torn + 0.35 * end), 0.0), 1.0)
                     if j > 0:
-                        high *= min(max((1.9 - end) * 1.5, 0.0), 1.0)
-                        parting = even_noise2(sheet, z / 90.0 + 29.0 * j, a / 75.0 + 71.0 * j)
-                        parting += 0.1 * even_noise2(sheet, z / 22.0 + 3.0 * j, a / 20.0 + 7.0 * j)
+                        size *= min(max((1.5 - end) * 1.2, 0.0), 1.0)
+                        size *= min(max(room / 3.4 - j, 0.0), 1.0)
+                        lens = even_noise2(sheet, z / 75.0 + 29.0 * j, a / 42.0 + 71.0 * j)
+                        lens += 0.3 * even_noise2(sheet, z / 22.0 + 3.0 * j, a / 15.0 + 7.0 * j)
+                        face += 0.12 * usual + usual * min(max(lens - 0.1, 0.0), 2.2)
+                    high[j] = size
+                    lies[j] = face + 0.5 * size
+                    face += size
+                squeeze = min((room + 0.4 - lift) / max(face - lift, 0.1), 1.0)
+                # The nearest lamina, how deep within it the voxel lies, and the share of the voxel that is papyrus.
+                nearest, within, cover, part, last = 0, 0.0, 0.0, 0.0, -100.0
+                loose = 0.3 + 0.25 * even_noise2(sheet, z / 28.0 + 90.0, a / 28.0 + 23.0)
+                loose += 0.5 * max(noise2(sheet, z / 80.0 + 190.0, a / 60.0 + 23.0) - 1.2, 0.0)
+                for j in range(n):
+                    size = high[j] * max(squeeze, 0.6)
+                    middle = lift + (lies[j] - lift) * squeeze
+                    if j > 0:
+                        parting = even_noise2(sheet, z / 90.0 + 129.0 * j, a / 70.0 + 171.0 * j)
                         part = max(part, min(max((parting - part_level) * 1.1, 0.0), 1.0))
-                    lies = (
-                        lift
-                        + thickness * (j + 0.5) / n
-                        + 0.45 * even_noise2(sheet, z / 14.0 + 17.0 * j, a / 14.0 + 5.0 * j)
-                    )
-                    lies += part * part * (3.0 - 2.0 * part) * max(room - 0.5 * high - lies, 0.0)
-                    share = 0.5 * high + 0.5 - abs(depth - lies)
-                    # Laminae stick together in places and are parted by a seam in others.
-                    share += (0.3 * even_noise2(sheet, z / 24.0 + 11.0 * j, a / 24.0 + 61.0 * j) - 0.35) * min(
-                        high, 1.0
-                    )
-                    share *= min(high, 1.0)
+                        middle += part * part * (3.0 - 2.0 * part) * max(room - 0.5 * size - middle, 0.0)
+                    share = (0.5 * size + 0.5 - abs(depth - middle)) * min(size, 1.0)
                     if share > cover:
-                        nearest, within, cover = j, depth - lies, share
-                # Between laminae that lie close the papyrus is loose rather than missing.
-                if 0.0 < depth < lift + thickness:
-                    loose = 0.65 + 0.25 * even_noise2(sheet, z / 28.0 + 90.0, a / 28.0 + 23.0)
-                    cover = max(cover, min(max(loose, 0.0), 1.0) * (1.0 - part) * whole)
+                        nearest, within, cover = j, depth - middle, share
+                    # Between laminae that lie close the papyrus is loose rather than missing.
+                    first = middle - 0.5 * size
+                    if j > 0 and last < depth < first:
+                        filled = loose * min(max(1.4 - 0.3 * (first - last), 0.0), 1.0) * min(size, 1.0)
+                        if filled > cover:
+                            nearest, within, cover = j, depth - middle, filled
+                    if size > 0.5:
+                        last = middle + 0.5 * size
                 cover = min(cover, 1.0)
                 speckled = noise3(space, z / 2.0, y / 2.0, x / 2.0)
                 film = abs(noise3(space, z / 14.0 + 3.0, y / 14.0, x / 14.0) + 0.3 * speckled)
-                litter = 0.35 * max(1.0 - 7.0 * film, 0.0) + 0.2 * max(crumb - 1.4, 0.0)
+                litter = 0.35 * max(1.0 - 7.0 * film, 0.0) + 0.5 * max(crumb - 1.6, 0.0)
                 value = style.gap_grey + (1.0 - cover) * contrast * style.debris * litter
                 if cover > 0.0:
                     # Fibres along the wrap in even laminae, along z in odd ones.
@@ -81,7 +92,7 @@ def paint_laminae(
                     density = noise2(sheet, z / 33.0 + 19.0 * nearest, a / 33.0 + 41.0 * nearest)
                     matter = 1.0 + style.texture * (0.8 * fibre + 0.3 * speckled) + 0.14 * density
                     # Which face is the denser changes from place to place.
-                    facing = 0.8 + noise2(sheet, z / 90.0 + 150.0, a / 80.0)
+                    facing = 0.9 + noise2(sheet, z / 90.0 + 150.0, a / 80.0)
                     matter += style.recto_excess / contrast * facing * (1.0 - 2.0 * (nearest + 0.5) / n)
                     cell = math.floor(across / _CELL)
                     bits = hash_voxel((np.int64(k) * 4096 + np.int64(cell)) * 8 + nearest, hash_seed)
