@@ -45,7 +45,7 @@ def paint_laminae(
                 for j in range(n):
                     end = even_noise2(sheet, z / 34.0 + 43.0 * j, a / 30.0 + 97.0 * j) + 0.3 * crumb
                     own = even_noise2(sheet, z / 21.0 + 13.0 * j, a / 26.0 + 31.0 * j)
-                    size = 0.8 * usual * stout * math.exp(0.3 * own)
+                    size = 0.72 * usual * stout * math.exp(0.3 * own) + 0.35 * crumb
                     size *= min(max((hole_level - hole - 0.5 * end) * 0.9, 0.0), 1.0)
                     size *= min(max(1.0 - 1.5 * (torn + 0.35 * end), 0.0), 1.0)
                     if j > 0:
@@ -53,14 +53,14 @@ def paint_laminae(
                         size *= min(max(room / 3.4 - j, 0.0), 1.0)
                         lens = even_noise2(sheet, z / 75.0 + 29.0 * j, a / 42.0 + 71.0 * j)
                         lens += 0.3 * even_noise2(sheet, z / 22.0 + 3.0 * j, a / 15.0 + 7.0 * j)
-                        face += 0.12 * usual + usual * min(max(lens - 0.1, 0.0), 2.2)
+                        face += 0.25 * usual + 1.1 * usual * min(max(lens + 0.1, 0.0), 2.2)
                     high[j] = size
                     lies[j] = face + 0.5 * size
                     face += size
                 squeeze = min((room + 0.4 - lift) / max(face - lift, 0.1), 1.0)
                 # The nearest lamina, how deep within it the voxel lies, and the share of the voxel that is papyrus.
                 nearest, within, cover, part, last = 0, 0.0, 0.0, 0.0, -100.0
-                loose = 0.3 + 0.25 * even_noise2(sheet, z / 28.0 + 90.0, a / 28.0 + 23.0)
+                loose = 0.22 + 0.2 * even_noise2(sheet, z / 28.0 + 90.0, a / 28.0 + 23.0)
                 loose += 0.5 * max(noise2(sheet, z / 80.0 + 190.0, a / 60.0 + 23.0) - 1.2, 0.0)
                 for j in range(n):
                     size = high[j] * max(squeeze, 0.6)
@@ -75,13 +75,13 @@ def paint_laminae(
                     # Between laminae that lie close the papyrus is loose rather than missing.
                     first = middle - 0.5 * size
                     if j > 0 and last < depth < first:
-                        filled = loose * min(max(1.4 - 0.3 * (first - last), 0.0), 1.0) * min(size, 1.0)
+                        filled = loose * min(max(1.5 - 0.35 * (first - last), 0.0), 1.0) * min(size, 1.0)
                         if filled > cover:
                             nearest, within, cover = j, depth - middle, filled
                     if size > 0.5:
                         last = middle + 0.5 * size
                 cover = min(cover, 1.0)
-                speckled = noise3(space, z / 2.0, y / 2.0, x / 2.0)
+                speckled = noise3(space, z / 2.7, y / 2.7, x / 2.7)
                 film = abs(noise3(space, z / 14.0 + 3.0, y / 14.0, x / 14.0) + 0.3 * speckled)
                 litter = 0.35 * max(1.0 - 7.0 * film, 0.0) + 0.5 * max(crumb - 1.6, 0.0)
                 value = style.gap_grey + (1.0 - cover) * contrast * style.debris * litter
@@ -90,7 +90,7 @@ def paint_laminae(
                     along, across = (a, z * 1.0) if nearest % 2 == 0 else (z * 1.0, a)
                     fibre = noise3(space, within / 2.0 + 20.0 * nearest, across / 2.2, along / 22.0)
                     density = noise2(sheet, z / 33.0 + 19.0 * nearest, a / 33.0 + 41.0 * nearest)
-                    matter = 1.0 + style.texture * (0.8 * fibre + 0.3 * speckled) + 0.14 * density
+                    matter = 1.0 + style.texture * (0.7 * fibre + 0.7 * speckled) + 0.16 * density
                     # Which face is the denser changes from place to place.
                     facing = 0.9 + noise2(sheet, z / 90.0 + 150.0, a / 80.0)
                     matter += style.recto_excess / contrast * facing * (1.0 - 2.0 * (nearest + 0.5) / n)
@@ -106,6 +106,11 @@ def paint_laminae(
                         wall = max(1.0 - abs(away - size), 0.0)
                         lumen = min(max(size - away, 0.0), 1.0)
                         matter += 0.45 * wall - 0.6 * lumen
+                    # Mineral grains stick to the papyrus.
+                    bits = hash_voxel((z // 4 * 4096 + y // 4) * 4096 + x // 4, hash_seed)
+                    if (bits & np.uint64(4095)) < 24.0 * min(cover, 1.0):
+                        off = (z % 4 - 1.5) ** 2 + (y % 4 - 1.5) ** 2 + (x % 4 - 1.5) ** 2
+                        matter += 3.5 * max(1.0 - off / 4.0, 0.0)
                     value += cover * contrast * max(matter, 0.0)
                 value += 1.5 * noise3(space, z / 40.0 + 5.0, y / 40.0, x / 40.0)
                 bits = hash_voxel((z * ny + y) * nx + x, hash_seed)

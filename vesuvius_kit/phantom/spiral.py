@@ -42,11 +42,11 @@ def draw_spacing(radius, turn, height_step, start, pitch, spread, nearest, farth
         arc = 2.0 * math.pi * (start * u + 0.5 * pitch * u * u)
         for height in range(heights):
             z = height * height_step
-            shared = smooth_noise(tile, z / 130.0, y / 110.0 + 7.0, x / 110.0)
-            own = smooth_noise(tile, z / 110.0, arc / 120.0, 11.5)
+            shared = smooth_noise(tile, z / 140.0, y / 140.0 + 7.0, x / 140.0)
+            own = smooth_noise(tile, z / 120.0, arc / 165.0, 11.5)
             stray = (radius[height, column] - even) / pitch
             change = usual + ramp * (spread * (0.6 * shared + 0.8 * own) - 0.08 * stray)
-            change -= 0.9 * ramp * min(max(0.5 + read_tear(sheet, z, arc, tear_level), 0.0), 1.0)
+            change -= 0.7 * ramp * min(max(0.6 + 0.7 * read_tear(sheet, z, arc, tear_level), 0.0), 1.0)
             spacing[height, column] = middle * math.exp(reach * math.tanh(change / reach))
     return spacing
 
