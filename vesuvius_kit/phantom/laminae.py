@@ -37,7 +37,7 @@ def paint_laminae(
                 hole = noise2(sheet, z / 44.0, a / 40.0) + 0.25 * noise2(sheet, z / 9.0 + 31.0, a / 9.0)
                 torn = read_tear(sheet, z, a, tear_level)
                 stout = math.exp(0.3 * even_noise2(sheet, z / 60.0 + 77.0, a / 52.0))
-                rough = 0.8 * even_noise2(sheet, z / 26.0 + 60.0, a / 24.0)
+                rough = 0.6 * even_noise2(sheet, z / 26.0 + 60.0, a / 24.0)
                 rough += style.fray * (0.2 * noise2(sheet, z / 5.0 + 170.0, a / 5.0) + 0.12 * crumb)
                 lift = min(max(rough, -0.8), max(0.2 * room - 1.0, 0.3))
                 # Laminae as far apart as the braid is loose here; openings between them are lenses.
@@ -45,15 +45,15 @@ def paint_laminae(
                 for j in range(n):
                     end = even_noise2(sheet, z / 34.0 + 43.0 * j, a / 30.0 + 97.0 * j) + 0.3 * crumb
                     own = even_noise2(sheet, z / 21.0 + 13.0 * j, a / 26.0 + 31.0 * j)
-                    size = 0.72 * usual * stout * math.exp(0.3 * own) + 0.35 * crumb
-                    size *= min(max((hole_level - hole - 0.5 * end) * 0.9, 0.0), 1.0)
-                    size *= min(max(1.0 - 1.5 * (torn + 0.35 * end), 0.0), 1.0)
+                    size = 0.78 * usual * stout * math.exp(0.3 * own) + 0.25 * crumb
+                    size *= min(max((hole_level + 0.3 - hole - 0.5 * end) * 0.9, 0.0), 1.0)
+                    size *= min(max(0.8 - 1.5 * (torn + 0.25 * end), 0.0), 1.0)
                     if j > 0:
                         size *= min(max((1.5 - end) * 1.2, 0.0), 1.0)
                         size *= min(max(room / 3.4 - j, 0.0), 1.0)
                         lens = even_noise2(sheet, z / 75.0 + 29.0 * j, a / 42.0 + 71.0 * j)
-                        lens += 0.3 * even_noise2(sheet, z / 22.0 + 3.0 * j, a / 15.0 + 7.0 * j)
-                        face += 0.25 * usual + 1.1 * usual * min(max(lens + 0.1, 0.0), 2.2)
+                        lens += 0.15 * even_noise2(sheet, z / 22.0 + 3.0 * j, a / 15.0 + 7.0 * j)
+                        face += 0.22 * usual + usual * min(max(lens - 0.05, 0.0), 2.0)
                     high[j] = size
                     lies[j] = face + 0.5 * size
                     face += size
