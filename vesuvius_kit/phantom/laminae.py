@@ -46,7 +46,7 @@ def paint_laminae(
                     end = even_noise2(sheet, z / 34.0 + 43.0 * j, a / 30.0 + 97.0 * j) + 0.3 * crumb
                     own = even_noise2(sheet, z / 21.0 + 13.0 * j, a / 26.0 + 31.0 * j)
                     size = 0.78 * usual * stout * math.exp(0.3 * own) + 0.25 * crumb
-                    size *= min(max((hole_level + 0.3 - hole - 0.5 * end) * 0.9, 0.0), 1.0)
+                    size *= min(max((hole_level + (0.8 if j == 0 else 0.3) - hole - 0.5 * end) * 0.9, 0.0), 1.0)
                     size *= min(max(0.8 - 1.5 * (torn + 0.25 * end), 0.0), 1.0)
                     if j > 0:
                         size *= min(max((1.5 - end) * 1.2, 0.0), 1.0)
@@ -92,7 +92,7 @@ def paint_laminae(
                     density = noise2(sheet, z / 33.0 + 19.0 * nearest, a / 33.0 + 41.0 * nearest)
                     matter = 1.0 + style.texture * (0.7 * fibre + 0.7 * speckled) + 0.16 * density
                     # Which face is the denser changes from place to place.
-                    facing = 0.9 + noise2(sheet, z / 90.0 + 150.0, a / 80.0)
+                    facing = 1.0 + 0.9 * noise2(sheet, z / 90.0 + 150.0, a / 80.0)
                     matter += style.recto_excess / contrast * facing * (1.0 - 2.0 * (nearest + 0.5) / n)
                     cell = math.floor(across / _CELL)
                     bits = hash_voxel((np.int64(k) * 4096 + np.int64(cell)) * 8 + nearest, hash_seed)

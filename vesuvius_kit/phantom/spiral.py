@@ -113,7 +113,8 @@ def trace_wraps(
 
     ``wrap`` int16, ``inner``, ``outer``, ``arc`` float32, all (Z, Y, X), are filled: the number of the last recto passed
     on the way out from the umbilicus, the distances to it (below 0 within the first turn) and to the next in voxels, and the place along the
-    unrolled sheet. ``level`` uint8 gets how far the normal of the recto lies in the axial plane, 255 where it is in it.
+    unrolled sheet. ``level`` uint8 gets how thick a hand draws the recto's line, 255 where it runs
+    along an axis of the axial plane: less where it runs obliquely in that plane, and by how far the normal leaves it.
     ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``hand`` is 1.0 or -1.0, the sense of the winding, and
     ``spiral`` (heights, turns x columns) the spline coefficients of the radius along the unrolled spiral. A difference of
     radii becomes a distance through division by the gradient's norm, so oblique sheets are as thick as others.
@@ -195,7 +196,9 @@ def trace_wraps(
                     gx = cy * dy_dx + cx * (1.0 + dx_dx)
                     steepness = max(math.sqrt(gz * gz + gy * gy + gx * gx), 0.2)
                     if side == 0:
-                        level[z, y, x] = np.uint8(min(math.sqrt(gy * gy + gx * gx) / steepness, 1.0) * 255.0)
+                        within = math.sqrt(gy * gy + gx * gx)
+                        oblique = max(abs(gy), abs(gx)) / max(within, 1e-9)
+                        level[z, y, x] = np.uint8(min(within / steepness, 1.0) * (0.52 + 0.48 * oblique) * 255.0)
                         # Within the first turn there is no wrap yet.
                         inner[z, y, x] = (radius - r0 if k == 0 else max(radius - r0, 0.0)) / steepness
                     else:
