@@ -68,10 +68,24 @@ def choose_wraps(rng, wrap, near, turns) -> np.ndarray:
 
 
 def draw_ends(rng, wrap, arc, turns) -> np.ndarray:
-    """Where labelled wraps end inside the chunk, (turns + 2, 2): place along the sheet, and the side that keeps its line.
+    """Where labelled wraps end inside the chunk.
 
-    That is 0 where the wrap does not end, positive or negative otherwise: 1 where background lies beyond, 2 where nothing is
-    labelled there.
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Decides.
+    wrap : numpy.ndarray
+        int16 (Z, Y, X), the wrap of each voxel.
+    arc : numpy.ndarray
+        float32 (Z, Y, X), the place of each voxel along the sheet.
+    turns : int
+        Number of turns of the spiral.
+
+    Returns
+    -------
+    numpy.ndarray
+        float (turns + 2, 2): place along the sheet, and the side that keeps its line. That is 0 where the wrap does not
+        end, positive or negative otherwise: 1 where background lies beyond, 2 where nothing is labelled there.
     """
     ends = np.zeros((turns + 2, 2))
     flat_wrap, flat_arc = wrap.ravel(), arc.ravel()

@@ -112,9 +112,9 @@ def trace_wraps(
     """Find for each voxel the wrap it follows, its distance from that wrap's recto and from the next one's.
 
     ``wrap`` int16, ``inner``, ``outer``, ``arc`` float32, all (Z, Y, X), are filled: the number of the last recto passed
-    on the way out from the umbilicus, the distances to it (below 0 within the first turn) and to the next in voxels, and the place along the
-    unrolled sheet. ``level`` uint8 gets how thick a hand draws the recto's line, 255 where it runs
-    along an axis of the axial plane: less where it runs obliquely in that plane, and by how far the normal leaves it.
+    on the way out from the umbilicus, the distances to it (below 0 within the first turn) and to the next in voxels, and
+    the place along the unrolled sheet. ``level`` uint8 gets how thick a hand draws the recto's line, 255 where its normal is
+    along y or x: less where it runs obliquely in the axial plane, and by how far the normal leaves that plane.
     ``axis`` (4, Z) holds the umbilicus' y, x and their slopes in z, ``hand`` is 1.0 or -1.0, the sense of the winding, and
     ``spiral`` (heights, turns x columns) the spline coefficients of the radius along the unrolled spiral. A difference of
     radii becomes a distance through division by the gradient's norm, so oblique sheets are as thick as others.
