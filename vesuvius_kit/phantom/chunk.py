@@ -88,7 +88,7 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
     )  # fmt: skip
     del level
 
-    response = _scanner_response(scroll.blur)
+    response = _scanner_response(scroll.blur, scroll.halo)
     # The response dampens white noise by the norm of its weights along each axis.
     grain = scroll.noise / np.linalg.norm(response) ** 3
     image = np.empty(shape, np.float32)
@@ -215,12 +215,12 @@ def _draw_specks(rng, shape, per_million) -> np.ndarray:
     return np.array(rows).reshape(-1, 7)
 
 
-def _scanner_response(blur) -> np.ndarray:
+def _scanner_response(blur, halo) -> np.ndarray:
     """Weights of the scanner's response along one axis: a Gaussian with a slight ring from its sharpening."""
     offset = np.arange(-4, 5)
     narrow = np.exp(-0.5 * (offset / blur) ** 2)
     wide = np.exp(-0.5 * (offset / (2.0 * blur)) ** 2)
-    return (1.25 * narrow / narrow.sum() - 0.25 * wide / wide.sum()).astype(np.float32)
+    return ((1.0 + halo) * narrow / narrow.sum() - halo * wide / wide.sum()).astype(np.float32)
 
 
 def _scan(image, buffer, response) -> np.ndarray:

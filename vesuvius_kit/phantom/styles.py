@@ -59,6 +59,8 @@ class Style(NamedTuple):
     streaks, rings, drift : float
         Grey values of the streaks beside bright grains, of the rings about the scanner's axis, and by which the brightness
         drifts across the chunk.
+    halo : float
+        Strength of the dark rim that the scanner's sharpening leaves beside papyrus.
     """
 
     scroll_id: int
@@ -90,6 +92,7 @@ class Style(NamedTuple):
     streaks: float = 0.0
     rings: float = 0.0
     drift: float = 0.0
+    halo: float = 0.25
 
 
 _TABLE = {
@@ -103,20 +106,20 @@ _TABLE = {
 }
 _HARD = {
     #            id     spac spread thick wave folds gap  sheet exc tex  fray holes split debris specks blur noise
-    #            lam part vess near far tears swirl rest tilt streak rings drift
-    "pressed": (70707, 15.5, 0.40, 11.0, 4.0, 0.5, 62.0, 138.0, 26.0, 0.24, 1.1, 0.02, 0.0, 0.25, 3.0, 1.08, 2.0,
-                3, 0.09, 0.20, 3.0, 40.0, 0.03, 0.3, 0.05, 0.35, 8.0, 0.6, 6.0),
-    "laminar": (70808, 33.0, 0.36, 12.5, 3.6, 0.3, 76.0, 146.0, 26.0, 0.26, 1.2, 0.02, 0.0, 0.12, 3.0, 1.10, 1.6,
-                4, 0.10, 0.20, 4.0, 70.0, 0.03, 0.2, 0.05, 0.35, 10.0, 0.5, 6.0),
-    "torn": (70909, 24.0, 0.40, 11.5, 4.5, 0.6, 32.0, 142.0, 30.0, 0.26, 1.2, 0.02, 0.0, 0.25, 4.0, 1.05, 4.6,
-             3, 0.12, 0.20, 3.0, 60.0, 0.05, 0.4, 0.06, 0.4, 6.0, 0.8, 8.0),
+    #            lam part vess near far tears swirl rest tilt streak rings drift halo
+    "pressed": (70707, 15.5, 0.40, 11.0, 4.0, 0.5, 64.0, 132.0, 26.0, 0.24, 1.1, 0.02, 0.0, 0.25, 3.0, 1.08, 2.0,
+                3, 0.09, 0.20, 3.0, 40.0, 0.03, 0.3, 0.05, 0.35, 8.0, 0.6, 6.0, 0.45),
+    "laminar": (70808, 33.0, 0.36, 12.5, 3.6, 0.3, 80.0, 138.0, 26.0, 0.26, 1.2, 0.02, 0.0, 0.12, 3.0, 1.10, 1.6,
+                4, 0.10, 0.20, 4.0, 70.0, 0.03, 0.2, 0.05, 0.35, 10.0, 0.5, 6.0, 0.45),
+    "torn": (70909, 24.0, 0.40, 11.5, 4.5, 0.6, 38.0, 132.0, 30.0, 0.26, 1.2, 0.02, 0.0, 0.25, 4.0, 1.05, 4.6,
+             3, 0.12, 0.20, 3.0, 60.0, 0.05, 0.4, 0.06, 0.4, 6.0, 0.8, 8.0, 0.45),
 }  # fmt: skip
 # For reports only: nothing is developed or tuned on these.
 _REPORT = {
     "charred": (71010, 22.0, 0.42, 11.5, 4.5, 0.8, 48.0, 140.0, 28.0, 0.26, 1.3, 0.02, 0.0, 0.25, 3.5, 1.08, 3.2,
-                4, 0.11, 0.22, 3.0, 55.0, 0.05, 0.4, 0.05, 0.4, 8.0, 0.8, 8.0),
+                4, 0.11, 0.22, 3.0, 55.0, 0.05, 0.4, 0.05, 0.4, 8.0, 0.8, 8.0, 0.45),
     "crushed": (71111, 15.0, 0.44, 10.5, 5.5, 1.2, 66.0, 138.0, 26.0, 0.25, 1.2, 0.03, 0.0, 0.25, 3.5, 1.05, 2.6,
-                3, 0.12, 0.22, 3.0, 40.0, 0.06, 0.7, 0.06, 0.4, 9.0, 0.8, 7.0),
+                3, 0.12, 0.22, 3.0, 40.0, 0.06, 0.7, 0.06, 0.4, 9.0, 0.8, 7.0, 0.45),
 }  # fmt: skip
 STYLES = {name: Style(*values) for name, values in (_TABLE | _HARD | _REPORT).items()}
 REPORT_STYLES = tuple(_REPORT)
