@@ -52,11 +52,11 @@ class Faults:
         Added to all logits in the end.
     """
 
-    excess: float = 1.0
+    excess: float = 0.8
     slope: float = 1.5
-    shift: float = 0.7
+    shift: float = 0.25
     gap_share: float = 0.02
-    bridges: float = 1.0
+    bridges: float = 0.5
     fine: float = 0.5
     coarse: float = 0.6
     fade: float = 2.0
@@ -67,10 +67,10 @@ class Faults:
 
 
 NETWORKS = {
-    "blurred": Faults(excess=1.5, slope=0.8),
-    "displaced": Faults(shift=2.5),
+    "blurred": Faults(excess=1.2, slope=0.8),
+    "displaced": Faults(shift=2.0),
     "broken": Faults(gap_share=0.12),
-    "bridged": Faults(bridges=8.0, excess=1.4),
+    "bridged": Faults(bridges=6.0, excess=1.2),
     "noisy": Faults(fine=1.6, coarse=1.6),
     "overconfident": Faults(sureness=4.0, coarse=1.0),
     "underconfident": Faults(sureness=0.35, bias=-0.6),
