@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputTypeError, InputValueError, check_array
-from vesuvius_kit.postprocess import bridges, heights, pinholes, ridges, separation, sheets, slits, steps, wraps
+from vesuvius_kit.postprocess import bridges, heights, pinholes, redraw, ridges, separation, sheets, slits, steps, wraps
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, REMOVES_ONLY
 from vesuvius_kit.voxel import holes
 from vesuvius_kit.voxel.bits import pack_mask
@@ -42,6 +42,7 @@ STEPS = {
         heights.flatten_sheets,
         sheets.close_sheets,
         sheets.grow_sheets,
+        redraw.redraw_sheets,
         separation.separate_sheets,
         bridges.bridge_gaps,
         bridges.cut_bridges,

@@ -4,6 +4,7 @@ ADDS_ONLY = "adds only"  # every voxel of the mask stays
 REMOVES_ONLY = "removes only"  # no voxel outside the mask is set
 JOINS_NOTHING = "joins no components"  # no two 26-connected components of the mask become one
 NO_NEW_TUNNELS = "adds no tunnels"  # the number of tunnels, as the score counts them in one block, does not rise
+KEEPS_OCTANTS = "keeps each octant's topology"  # its components, tunnels and cavities, as the score counts them
 
 
 def promise(*promises):

@@ -4,11 +4,17 @@ import math
 
 import numpy as np
 
-from vesuvius_kit.checks import check_array, check_real
+from vesuvius_kit.checks import InputValueError, check_array, check_real
 from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 _TRUNCATE = 3.0  # the Gaussian ends at this many standard deviations
+_PROFILES = {"parabola": 0.0, "gaussian": 1.0}
+_PLANES = 24  # smoothed at a time
+_LEAST_TILTED = 0.77  # of the thickness: what a sheet that leans far has along its normal
+_BLOCK = 8  # edge of the blocks in which strengths are added up
+_PRIOR = 0.5  # weight of the whole volume beside a window
+_LEAST_USUAL = 0.02  # what a usual ridge has at least, so that the noise of an empty volume is no sheet
 
 
 def _fit_cosine():
@@ -22,7 +28,9 @@ def _fit_cosine():
 _COSINE = _fit_cosine()
 
 
-def trace_ridges(probability, sigma=2.5, thickness=2.4) -> np.ndarray:
+def trace_ridges(
+    probability, sigma=2.5, thickness=2.4, profile="parabola", plate=0.0, axial=False, relative=False, window=0
+) -> np.ndarray:
     """Return how strong a ridge the smoothed probability is, within slabs of constant thickness round the ridge surfaces.
 
     Along the direction of strongest curvature the smoothed probability is a parabola near its top; a voxel is taken when its
@@ -37,6 +45,22 @@ def trace_ridges(probability, sigma=2.5, thickness=2.4) -> np.ndarray:
         Standard deviation of the smoothing, in voxels, > 0.
     thickness : float
         Of the slabs, in voxels, > 0.
+    profile : str
+        What the smoothed probability is taken for across a ridge: a ``parabola``, which takes a voxel beside the top for
+        farther away than it is, so that slabs come out thinner than ``thickness``, the more so the smaller ``sigma`` is; or a
+        ``gaussian``, whose slabs are as thick as they should be.
+    plate : float
+        In [0, 1]: the part of the second strongest curvature that is taken off the strength. A sheet is flat along itself
+        and loses nothing; a rod between two wraps, and the seam where it meets a wrap, lose most of theirs.
+    axial : bool
+        Measure the thickness within the axial plane (y, x), as those who label do: a sheet that leans by an angle a has
+        ``cos(a)`` of it along its normal, but never less than ``0.77``.
+    relative : bool
+        Give ``s / (s + m)`` in place of the strength s, where m is the mean strength weighted by itself, at least 0.02: one
+        half is what a sheet usually has in this volume, however sure the network is of anything.
+    window : float
+        With ``relative``: standard deviation, in voxels, of the Gaussian within which m is measured, so that m follows the
+        sheets from place to place; where there are few it is the volume's. 0 means the whole volume.
 
     Returns
     -------
@@ -53,17 +77,105 @@ def trace_ridges(probability, sigma=2.5, thickness=2.4) -> np.ndarray:
     Notes
     -----
     The offset to the top is Steger's, "An unbiased detector of curvilinear structures", IEEE PAMI 20, 1998, in three
-    dimensions; the normalised strength is Lindeberg's, IJCV 30, 1998. Derivatives are central differences of the Gaussian.
+    dimensions; the normalised strength is Lindeberg's, IJCV 30, 1998; what tells plates from tubes by their second curvature
+    is Sato et al., "Tissue classification based on 3D local intensity structures", IEEE TVCG 6, 2000. Derivatives are central
+    differences of the Gaussian. The saturation ``s / (s + m)`` is Naka and Rushton's, J. Physiology 185, 1966.
     """
     check_array("probability", probability, kinds="f")
     sigma = check_real("sigma", sigma, above=0)
     check_real("thickness", thickness, above=0)
+    plate = check_real("plate", plate, minimum=0, maximum=1)
+    window = check_real("window", window, minimum=0)
+    if profile not in _PROFILES:
+        raise InputValueError(f"profile must be one of {', '.join(_PROFILES)}, got {profile!r}")
+    form = (sigma**2, thickness / 2, _PROFILES[profile], plate, _LEAST_TILTED**2 if axial else 1.0)
     strength = np.zeros(probability.shape, dtype=np.float32)
-    smooth = smooth_gaussian(probability, sigma)
-    for_slabs(
-        lambda start, stop: _measure_ridges(smooth, sigma**2, thickness / 2, start, stop, strength), len(strength)
-    )
+
+    def work(smooth, offset, start, stop):
+        _measure_ridges(smooth, offset, *form, start, stop, strength)
+
+    _for_smooth_planes(probability, sigma, work)
+    if relative:
+        _make_relative(strength, window)
     return strength
+
+
+def rank_ridges(mask, sigma, thickness, axial) -> np.ndarray:
+    """Return the ridges of a smoothed mask as `trace_ridges` finds them, in 255 levels.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        (Z, Y, X), bool or float.
+    sigma, thickness, axial
+        See `trace_ridges`.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 of the same shape: 0 outside of the slabs, otherwise ``1 + 254 * strength``.
+    """
+    form = (sigma**2, thickness / 2, 1.0, 0.0, _LEAST_TILTED**2 if axial else 1.0)
+    levels = np.zeros(mask.shape, dtype=np.uint8)
+
+    def work(smooth, offset, start, stop):
+        strength = np.zeros((stop - start, *mask.shape[1:]), dtype=np.float32)
+        _measure_ridges(smooth, offset - start, *form, 0, stop - start, strength)
+        levels[start:stop] = np.where(strength > 0, 1 + 254 * strength, 0)
+
+    _for_smooth_planes(mask, sigma, work)
+    return levels
+
+
+def _for_smooth_planes(volume, sigma, function):
+    """Call ``function(smooth, offset, start, stop)`` for groups of planes, in threads.
+
+    ``smooth`` holds the smoothed planes ``offset`` and on: those from ``start`` to ``stop`` and one more on either side, where
+    there is one. Only a few planes of it exist at a time.
+    """
+    weights = _weigh(sigma)
+    source = volume if volume.dtype in (np.float32, np.float64, bool) else volume.astype(np.float32)
+    n_z = len(source)
+
+    def work(start, stop):
+        for first in range(start, stop, _PLANES):
+            last = min(first + _PLANES, stop)
+            low, high = max(first - 1, 0), min(last + 1, n_z)
+            smooth = np.empty((high - low, *source.shape[1:]), dtype=np.float32)
+            _blur_across_planes(source, weights, low, high, smooth)
+            _blur_within_planes(smooth, weights)
+            function(smooth, low, first, last)
+
+    if source.size:
+        for_slabs(work, n_z)
+
+
+def _make_relative(strength, window):
+    """Replace the strength s by s / (s + m), in place; see `trace_ridges`."""
+    if not strength.size:
+        return
+    shape = [-(-size // _BLOCK) for size in strength.shape]
+    sums = np.zeros((2, *shape), dtype=np.float64)
+    for_slabs(lambda start, stop: _sum_blocks(strength, _BLOCK, start, stop, sums), shape[0])
+    # Sums of blocks, so that the number of threads changes no bit.
+    first, second = sums.sum(axis=(1, 2, 3))
+    if first == 0:
+        return
+    if window > 0:
+        first, second = (
+            smooth_gaussian(part, window / _BLOCK) + np.float32(_PRIOR * part.mean()) for part in sums
+        )
+    else:
+        first, second = np.full((1, 1, 1), first), np.full((1, 1, 1), second)
+    usual = np.maximum(second / first, _LEAST_USUAL).astype(np.float32)
+    for_slabs(lambda start, stop: _divide(strength, usual, _BLOCK, start, stop), len(strength))
+
+
+def _weigh(sigma):
+    """The half of a Gaussian's weights, from the middle."""
+    reach = max(1, int(_TRUNCATE * sigma + 0.5))
+    weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
+    return (weights / (2 * weights.sum() - weights[0])).astype(np.float32)
 
 
 def smooth_gaussian(volume, sigma) -> np.ndarray:
@@ -88,13 +200,11 @@ def smooth_gaussian(volume, sigma) -> np.ndarray:
     """
     check_array("volume", volume, kinds="bf")
     sigma = check_real("sigma", sigma, above=0)
-    reach = max(1, int(_TRUNCATE * sigma + 0.5))
-    weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
-    weights = (weights / (2 * weights.sum() - weights[0])).astype(np.float32)
+    weights = _weigh(sigma)
     out = np.empty(volume.shape, dtype=np.float32)
     if out.size:
         source = volume if volume.dtype in (np.float32, np.float64, bool) else volume.astype(np.float32)
-        for_slabs(lambda start, stop: _blur_across_planes(source, weights, start, stop, out), len(out))
+        for_slabs(lambda start, stop: _blur_across_planes(source, weights, start, stop, out[start:stop]), len(out))
         for_slabs(lambda start, stop: _blur_within_planes(out[start:stop], weights), len(out))
     return out
 
@@ -104,7 +214,7 @@ def _blur_across_planes(volume, weights, start, stop, out):
     n_z, n_y, n_x = volume.shape
     for z in range(start, stop):
         for y in range(n_y):
-            row = out[z, y]
+            row = out[z - start, y]
             for x in range(n_x):
                 row[x] = weights[0] * volume[z, y, x]
             for k in range(1, weights.size):
@@ -143,16 +253,18 @@ def _blur_within_planes(out, weights):
 
 
 @compiled(nogil=True)
-def _measure_ridges(smooth, scale, half, start, stop, strength):
+def _measure_ridges(smooth, offset, scale, half, log_part, plate, tilted, start, stop, strength):
+    """The strength of the planes from ``start`` to ``stop``; plane z of it is plane ``z - offset`` of ``smooth``."""
     _, n_y, n_x = smooth.shape
     # A second difference is at most twice the value: what is left out has a strength below a hundredth.
     least = np.float32(0.005 / scale)
-    scale, half = np.float32(scale), np.float32(half)
+    scale, half, log_part = np.float32(scale), np.float32(half), np.float32(log_part)
+    plate, tilted = np.float32(plate), np.float32(tilted)
     rows = np.empty((3, 3, n_x + 2), dtype=np.float32)
     for z in range(start, stop):
         for y in range(n_y):
-            _read_rows(smooth, z, y, rows)
-            _measure_row(rows, least, scale, half, strength[z, y])
+            _read_rows(smooth, z - offset, y, rows)
+            _measure_row(rows, least, scale, half, log_part, plate, tilted, strength[z, y])
 
 
 @compiled(nogil=True)
@@ -168,12 +280,12 @@ def _read_rows(smooth, z, y, rows):
 
 
 @compiled(nogil=True, fastmath={"contract", "reassoc"})
-def _measure_row(rows, least, scale, half, strength):
+def _measure_row(rows, least, scale, half, log_part, plate, tilted, strength):
     """The strength of one row. Without a branch or a call, and in float32 throughout, so that voxels go in packs of eight.
 
     Derivatives are central differences. The lowest eigenvalue is Smith's closed form (Communications of the ACM 4, 1961) with a
     polynomial in the place of its cosine. The slope along its eigenvector n comes without n: the adjugate of the matrix less
-    the eigenvalue is a multiple of n n^T.
+    the eigenvalue is a multiple of n n^T. The highest eigenvalue is the lowest of the matrix with its sign changed.
     """
     one, two, half_, quarter = np.float32(1), np.float32(2), np.float32(0.5), np.float32(0.25)
     zero, tiny = np.float32(0), np.float32(1e-30)
@@ -203,6 +315,9 @@ def _measure_row(rows, least, scale, half, strength):
         s = np.sqrt(min(max(one - cosine, zero), two))
         lowest = c0 + s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * (c5 + s * (c6 + s * c7))))))
         curvature = mean + two * spread * lowest
+        s = np.sqrt(min(max(one + cosine, zero), two))
+        highest = -(c0 + s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * (c5 + s * (c6 + s * c7)))))))
+        second = min(mean - two * spread * (lowest + highest), zero)
 
         # In units of the spread, so that nothing underflows.
         r0, r1, r2 = a - two * lowest, b - two * lowest, c - two * lowest
@@ -210,9 +325,54 @@ def _measure_row(rows, least, scale, half, strength):
         m_zy, m_zx, m_yx = f * e - d * r2, d * f - e * r1, e * d - f * r0
         slope = g_z * g_z * m_zz + g_y * g_y * m_yy + g_x * g_x * m_xx
         slope += two * (g_z * g_y * m_zy + g_z * g_x * m_zx + g_y * g_x * m_yx)
-        reach = curvature * half
-        is_ridge = (here > least) & (curvature < zero) & (slope <= reach * reach * (m_zz + m_yy + m_xx))
-        strength[x] = min(-curvature * scale, one) if is_ridge else zero
+        # The offset from the top: slope / curvature of the values, or of their logarithms.
+        level_part = m_yy + m_xx
+        total = level_part + m_zz
+        slope /= max(total, tiny)
+        reach = half * (curvature * here - log_part * slope)
+        is_near = slope * here * here * total <= reach * reach * max(level_part, tilted * total)
+        is_ridge = (here > least) & (curvature < zero) & is_near
+        strength[x] = max(min((plate * second - curvature) * scale, one), zero) if is_ridge else zero
+
+
+@compiled(nogil=True)
+def _sum_blocks(strength, edge, start, stop, sums):
+    """Add up strengths and their squares in the blocks of the layers from ``start`` to ``stop``."""
+    n_z, n_y, n_x = strength.shape
+    for z in range(start * edge, min(stop * edge, n_z)):
+        for y in range(n_y):
+            for x in range(n_x):
+                value = np.float64(strength[z, y, x])
+                sums[0, z // edge, y // edge, x // edge] += value
+                sums[1, z // edge, y // edge, x // edge] += value * value
+
+
+@compiled(nogil=True)
+def _divide(strength, usual, edge, start, stop):
+    """s / (s + m) in place, m between the middles of blocks, linearly."""
+    _, n_y, n_x = strength.shape
+    m_z, m_y, m_x = usual.shape
+    line = np.empty(m_x, dtype=np.float32)
+    for z in range(start, stop):
+        at_z = min(max((z + 0.5) / edge - 0.5, 0.0), m_z - 1.0)
+        a = min(int(at_z), max(m_z - 2, 0))
+        p, b = np.float32(at_z - a), min(a + 1, m_z - 1)
+        for y in range(n_y):
+            at_y = min(max((y + 0.5) / edge - 0.5, 0.0), m_y - 1.0)
+            c = min(int(at_y), max(m_y - 2, 0))
+            q, d = np.float32(at_y - c), min(c + 1, m_y - 1)
+            for k in range(m_x):
+                upper = (1 - q) * usual[a, c, k] + q * usual[a, d, k]
+                lower = (1 - q) * usual[b, c, k] + q * usual[b, d, k]
+                line[k] = (1 - p) * upper + p * lower
+            row = strength[z, y]
+            for x in range(n_x):
+                at_x = min(max((x + 0.5) / edge - 0.5, 0.0), m_x - 1.0)
+                e = min(int(at_x), max(m_x - 2, 0))
+                r = np.float32(at_x - e)
+                middle = (1 - r) * line[e] + r * line[min(e + 1, m_x - 1)]
+                if row[x] > 0:
+                    row[x] = row[x] / (row[x] + middle)
 
 
 @compiled(nogil=True)

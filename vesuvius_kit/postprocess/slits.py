@@ -74,7 +74,7 @@ def _grow_octant(probability, mask):
     inner = (slice(1, -1),) * 3
     top = max(float(probability.max()), 1e-6)
     levels[inner] = np.where(mask, 1 + probability * (254 / top), 0)
-    return _grow(levels, _strongest(levels[inner], labels, count) + 1)[inner]
+    return grow_simple(levels, _strongest(levels[inner], labels, count) + 1)[inner]
 
 
 @compiled(nogil=True)
@@ -93,8 +93,21 @@ def _strongest(levels, labels, count):
 
 
 @compiled(nogil=True)
-def _grow(levels, seeds):
-    """Grow seeds within the voxels of level > 0, highest level first, by simple points; the border must be 0."""
+def grow_simple(levels, seeds):
+    """Grow seeds within the voxels of level > 0, highest level first, by simple points.
+
+    Parameters
+    ----------
+    levels : numpy.ndarray
+        (Z, Y, X) uint8, 0 on the border. A seed of level 0 is in the result all the same.
+    seeds : numpy.ndarray
+        (n, 3) int64, voxels that do not lie on the border.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool (Z, Y, X): foreground 6-connected, background 26-connected, of the topology of the seeds.
+    """
     _, n_y, n_x = levels.shape
     step_y, step_z = n_x, n_y * n_x
     flat = levels.ravel()
