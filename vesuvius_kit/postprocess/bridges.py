@@ -6,8 +6,11 @@ import numpy as np
 
 from vesuvius_kit.checks import check_array, check_integer, check_real
 from vesuvius_kit.compilation import compiled
-from vesuvius_kit.postprocess.promises import ADDS_ONLY, REMOVES_ONLY, promise
-from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, smooth_gaussian
+from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, REMOVES_ONLY, promise
+from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, for_smooth_planes, smooth_gaussian
+from vesuvius_kit.postprocess.sheets import _is_free
+from vesuvius_kit.voxel.bits import pack_mask
+from vesuvius_kit.voxel.components import find_runs, paint_runs
 
 _N_DIRECTIONS = 16
 
@@ -54,12 +57,13 @@ def cut_bridges(mask, radius=6, min_share=0.35, sigma=3.0) -> np.ndarray:
     return _keep_supported(np.ascontiguousarray(mask), smooth, _disc_offsets(radius), min_share)
 
 
-@promise(ADDS_ONLY)
-def bridge_gaps(mask, length=8, sigma=3.0, min_cosine=0.8) -> np.ndarray:
-    """Draw straight bridges over gaps of a sheet, along its tangent plane.
+@promise(ADDS_ONLY, JOINS_NOTHING)
+def bridge_gaps(mask, length=8, sigma=2.5, min_cosine=0.8) -> np.ndarray:
+    """Draw straight bridges over the gaps of a sheet, along its tangent plane.
 
-    From every voxel at the edge of a sheet rays run along its tangent plane; one that meets mask again, of much the
-    same normal, is filled. The rays are two voxels thick across the sheet.
+    From every voxel at the edge of a sheet rays run along its tangent plane; one that meets the same sheet again, of much the
+    same normal, is filled. The rays are two voxels thick across the sheet. A voxel that touches another sheet, or a bridge of
+    another, is not drawn.
 
     Parameters
     ----------
@@ -75,7 +79,7 @@ def bridge_gaps(mask, length=8, sigma=3.0, min_cosine=0.8) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        bool of the same shape. It may join two components: two pieces of one sheet are what it is for.
+        bool of the same shape.
 
     Raises
     ------
@@ -90,10 +94,20 @@ def bridge_gaps(mask, length=8, sigma=3.0, min_cosine=0.8) -> np.ndarray:
     length = check_integer("length", length, minimum=2)
     sigma = check_real("sigma", sigma, above=0)
     min_cosine = check_real("min_cosine", min_cosine, minimum=0, maximum=1)
-    result = mask.copy()
+    result = np.array(mask, order="C")
     if not mask.any():
         return result
-    _bridge(np.ascontiguousarray(mask), smooth_gaussian(mask, sigma), length, min_cosine, result)
+    runs = find_runs(pack_mask(mask), 26)
+    labels = paint_runs(runs, mask.shape, np.uint16 if runs.count <= np.iinfo(np.uint16).max else np.int32)
+    found = {}
+
+    def work(smooth, offset, start, stop):
+        found[start] = _find_bridges(labels, smooth, offset, start, stop, length, min_cosine)
+
+    for_smooth_planes(result, sigma, work, margin=length + 2)
+    # In the order of the planes, whichever thread found them: where two sheets want one voxel the first has it.
+    for start in sorted(found):
+        _draw_bridges(labels, *found[start], result)
     return result
 
 
@@ -158,52 +172,84 @@ def _find_near(mask, a, b, c, normal):
 
 
 @compiled(nogil=True)
-def _bridge(mask, smooth, length, min_cosine, result):
-    n_z, n_y, n_x = mask.shape
+def _find_bridges(labels, smooth, offset, start, stop, length, min_cosine):
+    """The voxels of the bridges that begin in the planes from ``start`` to ``stop``, and the sheets they belong to."""
+    n_z, n_y, n_x = labels.shape
     gradient, hessian, normal, other = np.empty(3), np.empty(6), np.empty(3), np.empty(3)
     first, second, ray = np.empty(3), np.empty(3), np.empty(3)
-    for z in range(n_z):
+    voxels, owners = np.empty(1024, dtype=np.int64), np.empty(1024, dtype=labels.dtype)
+    n = 0
+    for z in range(start, stop):
         for y in range(n_y):
             for x in range(n_x):
-                if not mask[z, y, x]:
+                own = labels[z, y, x]
+                if own == 0 or _is_inside(labels, z, y, x):
                     continue
-                inner = (
-                    0 < z < n_z - 1 and 0 < y < n_y - 1 and 0 < x < n_x - 1
-                    and mask[z - 1, y, x] and mask[z + 1, y, x] and mask[z, y - 1, x]
-                    and mask[z, y + 1, x] and mask[z, y, x - 1] and mask[z, y, x + 1]
-                )  # fmt: skip
-                if inner:
-                    continue
-                _differentiate(smooth, z, y, x, gradient, hessian)
+                _differentiate(smooth, z - offset, y, x, gradient, hessian)
                 _sharpest(hessian, normal)
                 _tangents(normal, first, second)
                 for k in range(_N_DIRECTIONS):
                     turn = 2 * math.pi * k / _N_DIRECTIONS
                     for axis in range(3):
                         ray[axis] = math.cos(turn) * first[axis] + math.sin(turn) * second[axis]
-                    gap = 0
-                    for s in range(2, length + 2):
-                        a, b, c = z + s * ray[0], y + s * ray[1], x + s * ray[2]
-                        if a < 0 or b < 0 or c < 0 or a > n_z - 1 or b > n_y - 1 or c > n_x - 1:
-                            break
-                        step = _find_near(mask, a, b, c, normal)
-                        if step == 9:
-                            gap += 1
-                            continue
-                        if gap == 0:
-                            break  # no edge in this direction
-                        end_z, end_y, end_x = (
-                            round(a + step * normal[0]), round(b + step * normal[1]), round(c + step * normal[2]),
-                        )  # fmt: skip
-                        _differentiate(smooth, end_z, end_y, end_x, gradient, hessian)
-                        _sharpest(hessian, other)
-                        if abs((normal * other).sum()) >= min_cosine:
-                            for t in range(1, s):
-                                lift = step * t / s
-                                for thick in (0.0, 0.5, -0.5):
-                                    p = round(z + t * ray[0] + (lift + thick) * normal[0])
-                                    q = round(y + t * ray[1] + (lift + thick) * normal[1])
-                                    r = round(x + t * ray[2] + (lift + thick) * normal[2])
-                                    if 0 <= p < n_z and 0 <= q < n_y and 0 <= r < n_x:
-                                        result[p, q, r] = True
-                        break
+                    s, step = _look_along(labels, z, y, x, ray, normal, length)
+                    if s == 0:
+                        continue
+                    p = round(z + s * ray[0] + step * normal[0])
+                    q = round(y + s * ray[1] + step * normal[1])
+                    r = round(x + s * ray[2] + step * normal[2])
+                    if labels[p, q, r] != own:
+                        continue
+                    _differentiate(smooth, p - offset, q, r, gradient, hessian)
+                    _sharpest(hessian, other)
+                    if abs((normal * other).sum()) < min_cosine:
+                        continue
+                    if n + 3 * s > voxels.size:
+                        voxels, owners = np.append(voxels, np.empty_like(voxels)), np.append(owners, np.empty_like(owners))
+                    for t in range(1, s):
+                        lift = step * t / s
+                        for thick in (0.0, 0.5, -0.5):
+                            p = round(z + t * ray[0] + (lift + thick) * normal[0])
+                            q = round(y + t * ray[1] + (lift + thick) * normal[1])
+                            r = round(x + t * ray[2] + (lift + thick) * normal[2])
+                            if 0 <= p < n_z and 0 <= q < n_y and 0 <= r < n_x and labels[p, q, r] == 0:
+                                voxels[n], owners[n] = (p * n_y + q) * n_x + r, own
+                                n += 1
+    return voxels[:n], owners[:n]
+
+
+@compiled(nogil=True)
+def _is_inside(labels, z, y, x):
+    """Whether all six face neighbours are foreground."""
+    n_z, n_y, n_x = labels.shape
+    if not (0 < z < n_z - 1 and 0 < y < n_y - 1 and 0 < x < n_x - 1):
+        return False
+    return (
+        labels[z - 1, y, x] != 0 and labels[z + 1, y, x] != 0 and labels[z, y - 1, x] != 0
+        and labels[z, y + 1, x] != 0 and labels[z, y, x - 1] != 0 and labels[z, y, x + 1] != 0
+    )  # fmt: skip
+
+
+@compiled(nogil=True)
+def _look_along(labels, z, y, x, ray, normal, length):
+    """The number of steps to where a ray meets the mask again beyond a gap, 0 if it does not, and the step aside there."""
+    n_z, n_y, n_x = labels.shape
+    for s in range(2, length + 2):
+        a, b, c = z + s * ray[0], y + s * ray[1], x + s * ray[2]
+        if a < 0 or b < 0 or c < 0 or a > n_z - 1 or b > n_y - 1 or c > n_x - 1:
+            return 0, 0
+        step = _find_near(labels, a, b, c, normal)
+        if step != 9:
+            return (s if s > 2 else 0), step
+    return 0, 0
+
+
+@compiled(nogil=True)
+def _draw_bridges(labels, voxels, owners, result):
+    """Set the voxels that touch no other sheet, in their order; ``labels`` is changed too."""
+    _, n_y, n_x = labels.shape
+    for k in range(voxels.size):
+        z, y, x = voxels[k] // (n_y * n_x), voxels[k] // n_x % n_y, voxels[k] % n_x
+        if labels[z, y, x] == 0 and _is_free(labels, z, y, x, owners[k]):
+            labels[z, y, x] = owners[k]
+            result[z, y, x] = True

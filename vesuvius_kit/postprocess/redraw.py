@@ -16,7 +16,7 @@ from vesuvius_kit.voxel.slabs import for_each, for_slabs
 
 
 @promise(JOINS_NOTHING, KEEPS_OCTANTS)
-def redraw_sheets(mask, thickness=3.0, sigma=1.5, axial=False) -> np.ndarray:
+def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
     """Draw every sheet at one thickness round its middle, by voxels that change no topology.
 
     The middle is the ridge of the smoothed mask. First what lies farther from it than half the thickness goes: spurs vanish,

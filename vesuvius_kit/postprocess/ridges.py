@@ -6,14 +6,12 @@ import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_array, check_real
 from vesuvius_kit.compilation import compiled
-from vesuvius_kit.voxel.slabs import for_slabs
+from vesuvius_kit.voxel.slabs import for_each, for_slabs
 
 _TRUNCATE = 3.0  # the Gaussian ends at this many standard deviations
 _PROFILES = {"parabola": 0.0, "gaussian": 1.0}
 _PLANES = 24  # smoothed at a time
 _LEAST_TILTED = 0.77  # of the thickness: what a sheet that leans far has along its normal
-_BLOCK = 8  # edge of the blocks in which strengths are added up
-_PRIOR = 0.5  # weight of the whole volume beside a window
 _LEAST_USUAL = 0.02  # what a usual ridge has at least, so that the noise of an empty volume is no sheet
 
 
@@ -29,7 +27,7 @@ _COSINE = _fit_cosine()
 
 
 def trace_ridges(
-    probability, sigma=2.5, thickness=2.4, profile="parabola", plate=0.0, axial=False, relative=False, window=0
+    probability, sigma=2.5, thickness=3.0, profile="gaussian", plate=1.0, axial=True, relative=True
 ) -> np.ndarray:
     """Return how strong a ridge the smoothed probability is, within slabs of constant thickness round the ridge surfaces.
 
@@ -58,9 +56,6 @@ def trace_ridges(
     relative : bool
         Give ``s / (s + m)`` in place of the strength s, where m is the mean strength weighted by itself, at least 0.02: one
         half is what a sheet usually has in this volume, however sure the network is of anything.
-    window : float
-        With ``relative``: standard deviation, in voxels, of the Gaussian within which m is measured, so that m follows the
-        sheets from place to place; where there are few it is the volume's. 0 means the whole volume.
 
     Returns
     -------
@@ -85,7 +80,6 @@ def trace_ridges(
     sigma = check_real("sigma", sigma, above=0)
     check_real("thickness", thickness, above=0)
     plate = check_real("plate", plate, minimum=0, maximum=1)
-    window = check_real("window", window, minimum=0)
     if profile not in _PROFILES:
         raise InputValueError(f"profile must be one of {', '.join(_PROFILES)}, got {profile!r}")
     form = (sigma**2, thickness / 2, _PROFILES[profile], plate, _LEAST_TILTED**2 if axial else 1.0)
@@ -94,9 +88,9 @@ def trace_ridges(
     def work(smooth, offset, start, stop):
         _measure_ridges(smooth, offset, *form, start, stop, strength)
 
-    _for_smooth_planes(probability, sigma, work)
+    for_smooth_planes(probability, sigma, work)
     if relative:
-        _make_relative(strength, window)
+        _make_relative(strength)
     return strength
 
 
@@ -123,52 +117,41 @@ def rank_ridges(mask, sigma, thickness, axial) -> np.ndarray:
         _measure_ridges(smooth, offset - start, *form, 0, stop - start, strength)
         levels[start:stop] = np.where(strength > 0, 1 + 254 * strength, 0)
 
-    _for_smooth_planes(mask, sigma, work)
+    for_smooth_planes(mask, sigma, work)
     return levels
 
 
-def _for_smooth_planes(volume, sigma, function):
+def for_smooth_planes(volume, sigma, function, margin=1):
     """Call ``function(smooth, offset, start, stop)`` for groups of planes, in threads.
 
-    ``smooth`` holds the smoothed planes ``offset`` and on: those from ``start`` to ``stop`` and one more on either side, where
-    there is one. Only a few planes of it exist at a time.
+    ``smooth`` holds the smoothed planes ``offset`` and on: those from ``start`` to ``stop`` and ``margin`` more on either side,
+    where there are so many. Only a few planes of it exist at a time. The groups are the same for any number of threads.
     """
     weights = _weigh(sigma)
     source = volume if volume.dtype in (np.float32, np.float64, bool) else volume.astype(np.float32)
     n_z = len(source)
 
-    def work(start, stop):
-        for first in range(start, stop, _PLANES):
-            last = min(first + _PLANES, stop)
-            low, high = max(first - 1, 0), min(last + 1, n_z)
-            smooth = np.empty((high - low, *source.shape[1:]), dtype=np.float32)
-            _blur_across_planes(source, weights, low, high, smooth)
-            _blur_within_planes(smooth, weights)
-            function(smooth, low, first, last)
+    def work(start):
+        stop = min(start + _PLANES, n_z)
+        low, high = max(start - margin, 0), min(stop + margin, n_z)
+        smooth = np.empty((high - low, *source.shape[1:]), dtype=np.float32)
+        _blur_across_planes(source, weights, low, high, smooth)
+        _blur_within_planes(smooth, weights)
+        function(smooth, low, start, stop)
 
     if source.size:
-        for_slabs(work, n_z)
+        for_each(work, range(0, n_z, _PLANES))
 
 
-def _make_relative(strength, window):
+def _make_relative(strength):
     """Replace the strength s by s / (s + m), in place; see `trace_ridges`."""
-    if not strength.size:
-        return
-    shape = [-(-size // _BLOCK) for size in strength.shape]
-    sums = np.zeros((2, *shape), dtype=np.float64)
-    for_slabs(lambda start, stop: _sum_blocks(strength, _BLOCK, start, stop, sums), shape[0])
-    # Sums of blocks, so that the number of threads changes no bit.
-    first, second = sums.sum(axis=(1, 2, 3))
-    if first == 0:
-        return
-    if window > 0:
-        first, second = (
-            smooth_gaussian(part, window / _BLOCK) + np.float32(_PRIOR * part.mean()) for part in sums
-        )
-    else:
-        first, second = np.full((1, 1, 1), first), np.full((1, 1, 1), second)
-    usual = np.maximum(second / first, _LEAST_USUAL).astype(np.float32)
-    for_slabs(lambda start, stop: _divide(strength, usual, _BLOCK, start, stop), len(strength))
+    # Sums of planes, so that the number of threads changes no bit.
+    sums = np.zeros((len(strength), 2))
+    for_slabs(lambda start, stop: _sum_planes(strength, start, stop, sums), len(strength))
+    first, second = sums.sum(axis=0)
+    if first > 0:
+        usual = np.float32(max(second / first, _LEAST_USUAL))
+        for_slabs(lambda start, stop: _divide(strength, usual, start, stop), len(strength))
 
 
 def _weigh(sigma):
@@ -336,43 +319,23 @@ def _measure_row(rows, least, scale, half, log_part, plate, tilted, strength):
 
 
 @compiled(nogil=True)
-def _sum_blocks(strength, edge, start, stop, sums):
-    """Add up strengths and their squares in the blocks of the layers from ``start`` to ``stop``."""
-    n_z, n_y, n_x = strength.shape
-    for z in range(start * edge, min(stop * edge, n_z)):
-        for y in range(n_y):
-            for x in range(n_x):
+def _sum_planes(strength, start, stop, sums):
+    """The sum of the strengths of each plane, and of their squares."""
+    for z in range(start, stop):
+        for y in range(strength.shape[1]):
+            for x in range(strength.shape[2]):
                 value = np.float64(strength[z, y, x])
-                sums[0, z // edge, y // edge, x // edge] += value
-                sums[1, z // edge, y // edge, x // edge] += value * value
+                sums[z, 0] += value
+                sums[z, 1] += value * value
 
 
 @compiled(nogil=True)
-def _divide(strength, usual, edge, start, stop):
-    """s / (s + m) in place, m between the middles of blocks, linearly."""
-    _, n_y, n_x = strength.shape
-    m_z, m_y, m_x = usual.shape
-    line = np.empty(m_x, dtype=np.float32)
+def _divide(strength, usual, start, stop):
     for z in range(start, stop):
-        at_z = min(max((z + 0.5) / edge - 0.5, 0.0), m_z - 1.0)
-        a = min(int(at_z), max(m_z - 2, 0))
-        p, b = np.float32(at_z - a), min(a + 1, m_z - 1)
-        for y in range(n_y):
-            at_y = min(max((y + 0.5) / edge - 0.5, 0.0), m_y - 1.0)
-            c = min(int(at_y), max(m_y - 2, 0))
-            q, d = np.float32(at_y - c), min(c + 1, m_y - 1)
-            for k in range(m_x):
-                upper = (1 - q) * usual[a, c, k] + q * usual[a, d, k]
-                lower = (1 - q) * usual[b, c, k] + q * usual[b, d, k]
-                line[k] = (1 - p) * upper + p * lower
-            row = strength[z, y]
-            for x in range(n_x):
-                at_x = min(max((x + 0.5) / edge - 0.5, 0.0), m_x - 1.0)
-                e = min(int(at_x), max(m_x - 2, 0))
-                r = np.float32(at_x - e)
-                middle = (1 - r) * line[e] + r * line[min(e + 1, m_x - 1)]
-                if row[x] > 0:
-                    row[x] = row[x] / (row[x] + middle)
+        for y in range(strength.shape[1]):
+            for x in range(strength.shape[2]):
+                if strength[z, y, x] > 0:
+                    strength[z, y, x] /= strength[z, y, x] + usual
 
 
 @compiled(nogil=True)

@@ -69,12 +69,22 @@ def slit_tunnels(probability, mask, min_size=0) -> np.ndarray:
 def _grow_octant(probability, mask):
     if not mask.any():
         return mask
-    labels, count = label_components(mask, 6)
     levels = np.zeros(tuple(size + 2 for size in mask.shape), dtype=np.uint8)
     inner = (slice(1, -1),) * 3
     top = max(float(probability.max()), 1e-6)
-    levels[inner] = np.where(mask, 1 + probability * (254 / top), 0)
-    return grow_simple(levels, _strongest(levels[inner], labels, count) + 1)[inner]
+    _rank(probability, mask, 254 / top, levels[inner])
+    seeds = _strongest(levels[inner], *label_components(mask, 6)) + 1
+    return grow_simple(levels, seeds)[inner]
+
+
+@compiled(nogil=True)
+def _rank(probability, mask, factor, levels):
+    """Write 1 to 255 where the mask is."""
+    for z in range(mask.shape[0]):
+        for y in range(mask.shape[1]):
+            for x in range(mask.shape[2]):
+                if mask[z, y, x]:
+                    levels[z, y, x] = np.uint8(1 + probability[z, y, x] * factor)
 
 
 @compiled(nogil=True)
