@@ -185,7 +185,7 @@ def test_each_gpu_has_a_process_and_one_that_is_named_has_all(work, tmp_path, mo
 
     monkeypatch.setattr(submission, "run_in_processes", note)
     monkeypatch.setattr(submission.torch.cuda, "device_count", lambda: 2)
-    auto = PredictConfig(window=(16, 16, 16))
+    auto = PredictConfig(window=(16, 16, 16), precision="fp32")
     for predict, workers in ((auto, None), (auto, 3), (PREDICT, 2)):
         predict_folder(work / "images", [work / "run"], tmp_path / "p", predict, workers=workers)
     assert seen == [["cuda:0", "cuda:1"], ["cuda:0", "cuda:1", "cuda:0"], ["cpu", "cpu"]]

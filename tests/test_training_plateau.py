@@ -162,7 +162,7 @@ def test_averaged_weights_are_the_mean_are_kept_and_are_scored_at_the_end(data, 
     update = loop.WeightAverage.update
 
     def spy(self, model):
-        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        seen.append({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()})
         update(self, model)
 
     monkeypatch.setattr(loop.WeightAverage, "update", spy)

@@ -195,6 +195,7 @@ def _predict_once(model, volume, dtype, window, overlap, batch_size, views, devi
     ]
     places = [(k, j, i) for k in range(len(starts[0])) for j in range(len(starts[1])) for i in range(len(starts[2]))]
     batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+    at_once = [batch_size]
     # 0 until a logit is not finite. Read when the volume is done, so that a GPU need not be waited for window by window.
     strange = torch.zeros((), device=device)
     with _evaluating(model, device), torch.inference_mode(), autocast(device, dtype):
@@ -204,7 +205,7 @@ def _predict_once(model, volume, dtype, window, overlap, batch_size, views, devi
             corners = [(starts[0][k], starts[1][j], starts[2][i]) for k, j, i in batch]
             blocks = [tuple(slice(at, at + edge) for at, edge in zip(corner, window)) for corner in corners]
             patches = torch.stack([image[block] for block in blocks])[:, None]
-            predicted, ends = _predict_views(model, patches, views)
+            predicted, ends = _predict_parts(model, patches, views, at_once)
             # 0 times a number is 0, and 0 times infinity is NaN.
             strange += (ends * 0.0).sum()
             if number == 0:
@@ -245,6 +246,28 @@ def _evaluating(model, device):
     finally:
         for part in training:
             part.training = True
+
+
+def _predict_parts(model, patches, views, at_once):
+    """As `_predict_views`, in as many parts as the memory of a GPU asks for; ``at_once`` remembers their size."""
+    parts = []
+    while len(patches):
+        try:
+            parts.append(_predict_views(model, patches[: at_once[0]], views))
+            patches = patches[at_once[0] :]
+            continue
+        except torch.cuda.OutOfMemoryError as error:
+            if at_once[0] == 1:
+                edges = "x".join(map(str, patches.shape[2:]))
+                raise InputValueError(f"window must fit the memory of {patches.device}, got {edges}") from error
+        # Only here has the exception let go of what the forward pass held.
+        at_once[0] = (min(at_once[0], len(patches)) + 1) // 2
+        torch.cuda.empty_cache()
+        logger.warning(
+            "the memory of %s is too small for so many windows: %d at once from here on", patches.device, at_once[0]
+        )
+    predicted, ends = zip(*parts)
+    return torch.cat(predicted), torch.cat(ends)
 
 
 def _predict_views(model, patches, views):

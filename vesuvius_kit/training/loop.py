@@ -56,9 +56,11 @@ from vesuvius_kit.training.processes import (
     gather_rows,
     get_main_logger,
     leave_lost_threads,
+    plain_forward,
     release_accelerator,
     start_accelerator,
     take_from_main,
+    wait_for_all,
 )
 from vesuvius_kit.training.run import (
     RESUMED_FROM,
@@ -133,6 +135,11 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
         try:
             for fold, folder in folders.items():
                 _train_fold(config, folder, *splits[fold], fresh, starts[fold], budget, watch, progress)
+        except torch.cuda.OutOfMemoryError as error:
+            raise InputValueError(
+                f"train.batch_size and patches.size must fit the GPU's memory, got {config.train.batch_size} patches of "
+                f"{'x'.join(map(str, config.patches.size))}: {str(error).split('. ')[1]}"
+            ) from error
         finally:
             release_accelerator()
     return Path(config.output)
@@ -187,7 +194,7 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, start, b
                     epoch,
                     _how_to_go_on(folder, fresh),
                 )
-                accelerator.wait_for_everyone()
+                wait_for_all()
                 return
             started = time.monotonic()
             # Scoring starts numba's threads, which resets torch's number of them, and sums in another order round otherwise.
@@ -262,7 +269,7 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, start, b
         logger.warning("stopped in epoch %d of %s", state.epoch, folder)
         raise KeyboardInterrupt(_how_to_go_on(folder, fresh)) from None
     run.drop_rollback()
-    accelerator.wait_for_everyone()
+    wait_for_all()
 
 
 def _how_to_go_on(folder, fresh):
@@ -395,16 +402,18 @@ def _score_volumes(config, accelerator, model, chunks, progress):
         # The official score of a volume that nobody labelled is 1, whatever was predicted.
         if not np.any(label != UNLABELLED):
             continue
-        probability = predict_volume(
-            model,
-            read_volume(chunk.image_path),
-            window=inference_window(config),
-            overlap=config.predict.overlap,
-            batch_size=config.predict.batch_size,
-            device=accelerator.device,
-            dtype=dtype_of(accelerator),
-            progress=progress,
-        )
+        # The type is predict_volume's to choose: it goes back to float32 where float16 overflows.
+        with plain_forward(model):
+            probability = predict_volume(
+                model,
+                read_volume(chunk.image_path),
+                window=inference_window(config),
+                overlap=config.predict.overlap,
+                batch_size=config.predict.batch_size,
+                device=accelerator.device,
+                dtype=dtype_of(accelerator),
+                progress=progress,
+            )
         mask = make_mask(probability, **config_to_dict(config.postprocess))
         result = leaderboard_score(mask, label)
         rows.append([getattr(result, part) for part in parts])

@@ -98,7 +98,14 @@ def start_accelerator(
             raise InputValueError(f"device must be auto or cpu where several processes train, got {device}")
         own = int(os.environ.get("LOCAL_RANK", 0)) if several else chosen.index
         if own is not None:
+            if own >= torch.cuda.device_count():
+                raise InputValueError(
+                    f"each of several processes must have a GPU of its own, got process {own} on a machine with "
+                    f"{torch.cuda.device_count()}; predict.device cpu trains on the processor"
+                )
             torch.cuda.set_device(own)
+        # Else cuDNN takes gradients of float32 convolutions that differ from run to run: a resumed run would be another one.
+        torch.backends.cudnn.deterministic = True
     release_accelerator()
     with _quiet_launch():
         # The processes must have met before the main one can hand its precision on.
@@ -244,6 +251,26 @@ def release_accelerator() -> None:
     connected = torch.distributed.is_available() and torch.distributed.is_initialized()
     GradientState._reset_state()
     AcceleratorState._reset_state(reset_partial_state=not connected)
+
+
+def wait_for_all() -> None:
+    """Wait until every process of the launch is here.
+
+    Accelerate's own barrier names a GPU by the process's number, also where processors train: torch then looks for that GPU.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+@contextmanager
+def plain_forward(model: torch.nn.Module):
+    """A network without the autocast that Accelerate put around its forward pass: whoever calls it chooses the type."""
+    wrapped = vars(model).pop("forward", None)
+    try:
+        yield model
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
 
 
 def dtype_of(accelerator: Accelerator) -> torch.dtype:

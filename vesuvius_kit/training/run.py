@@ -23,7 +23,7 @@ from vesuvius_kit.precision import Precision
 from vesuvius_kit.training.averaging import WeightAverage
 from vesuvius_kit.training.choices import averages_weights
 from vesuvius_kit.training.log import ASIDE_NAME, drop_lines
-from vesuvius_kit.training.processes import gather_rows, get_main_logger
+from vesuvius_kit.training.processes import gather_rows, get_main_logger, wait_for_all
 
 logger = get_main_logger(__name__)
 
@@ -189,7 +189,7 @@ class Run:
                     self.folder / "log.jsonl",
                     self.folder / ASIDE_NAME,
                 )
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
 
     def save(self, name: str) -> None:
         """Write a checkpoint: ``last`` to resume from, ``rollback`` to go back to, or ``best``, without the optimiser.
@@ -240,7 +240,7 @@ class Run:
         reason : str
             For the history.
         """
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
         checkpoint = load_checkpoint(self.folder / "rollback")
         self._restore(checkpoint)
         self.controller.rollback(checkpoint.state["controller"])
