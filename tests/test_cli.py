@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+import torch
 from competitions import TINY, make_pair, write_small_competition
 
 from vesuvius_kit.cli import COMMANDS, main
@@ -200,6 +201,34 @@ def test_bad_input_to_train_is_one_line_and_leaves_nothing(data, tmp_path, capsy
     assert named in complaint(err)
     assert not (tmp_path / "run" / "fold_0" / "last").exists()
     assert not (tmp_path / "run" / "fold_0" / "best").exists()
+
+
+def test_training_that_diverged_is_one_line(data, tmp_path, capsys, monkeypatch):
+    from vesuvius_kit.losses import WeightedLoss
+
+    monkeypatch.setattr(
+        WeightedLoss,
+        "forward",
+        lambda self, logits, labels: (logits.sum() * float("nan"), {"dice": logits.sum().detach()}),
+    )
+    code, out, err = run(capsys, "train", "--data", data, "--output", tmp_path / "run", *TINY_ARGUMENTS)
+    assert code == 1
+    assert out == ""
+    assert "no step of the epoch had a finite loss" in complaint(err)
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual.", "out of memory", ""])
+def test_training_that_does_not_fit_a_gpu_is_one_line(data, tmp_path, capsys, monkeypatch, message):
+    from vesuvius_kit.losses import WeightedLoss
+
+    def run_out(*_):
+        raise torch.cuda.OutOfMemoryError(message)
+
+    monkeypatch.setattr(WeightedLoss, "forward", run_out)
+    code, _, err = run(capsys, "train", "--data", data, "--output", tmp_path / "run", *TINY_ARGUMENTS)
+    assert code == 2
+    assert "must fit the GPU's memory" in complaint(err)
+    assert complaint(err).endswith(message.partition("\n")[0])
 
 
 def test_an_empty_test_folder_is_one_line(data, tmp_path, capsys, monkeypatch):

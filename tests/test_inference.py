@@ -321,6 +321,38 @@ def test_a_volume_that_is_not_finite_is_not_the_models_fault():
         predict_volume(lambda image: image, volume, window=8, **CPU)
 
 
+class SmallMemory:
+    """A callable network whose memory ends at batches of more than ``most``."""
+
+    def __init__(self, most):
+        self.most, self.batches = most, []
+
+    def __call__(self, image):
+        self.batches.append(len(image))
+        if len(image) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return (image - image.roll(1, dims=-1)) / 50.0
+
+
+@pytest.mark.parametrize(("batch_size", "warnings"), [(2, []), (3, [2]), (8, [4, 2]), (7, [4, 2])])
+def test_where_memory_runs_out_the_batch_shrinks(caplog, batch_size, warnings):
+    volume = volume_of((20, 24, 28))
+    expected = predict_volume(SmallMemory(9), volume, window=8, batch_size=1, **CPU)
+    model = SmallMemory(2)
+    result = predict_volume(model, volume, window=8, batch_size=batch_size, **CPU)
+    np.testing.assert_array_equal(result, expected)
+    said = [record.args[-1] for record in caplog.records if "too small for so many windows" in record.message]
+    assert said == warnings
+    # What did not fit once is not tried again.
+    assert sum(size > 2 for size in model.batches) == len(warnings)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_memory_for_not_even_one_window_is_one_line(batch_size):
+    with pytest.raises(InputError, match="window must fit the memory of cpu, got 8x8x8"):
+        predict_volume(SmallMemory(0), volume_of((12, 12, 12)), window=8, batch_size=batch_size, **CPU)
+
+
 # A6: networks of several windows.
 
 

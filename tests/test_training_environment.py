@@ -11,7 +11,7 @@ import torch
 
 import vesuvius_kit.training.processes as processes
 from vesuvius_kit.checks import InputValueError
-from vesuvius_kit.training.processes import release_accelerator, start_accelerator
+from vesuvius_kit.training.processes import plain_forward, release_accelerator, start_accelerator, wait_for_all
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +104,46 @@ def test_no_variable_that_accelerate_knows_reaches_it(monkeypatch):
     start_accelerator("cpu", "fp32")
     assert {name for name in seen if name.startswith("ACCELERATE_")} <= set(processes._HARMLESS)
     assert all(os.environ[name] == "true" for name in names)
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch):
+    for name, value in {"RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    chosen = []
+    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with pytest.raises(InputValueError, match="a GPU of its own, got process 2 on a machine with 2") as error:
+        start_accelerator("auto", "fp32")
+    assert "\n" not in str(error.value)
+    assert not chosen
+
+
+def test_plain_forward_takes_the_autocast_off_and_puts_it_back():
+    class Probe(torch.nn.Linear):
+        def forward(self, _):
+            return torch.tensor(torch.is_autocast_enabled("cpu"))
+
+    accelerator, _ = start_accelerator("cpu", "bf16")
+    model = accelerator.prepare(Probe(1, 1))
+    wrapped = model.forward
+    assert model(None)
+    with plain_forward(model):
+        assert not model(None)
+    assert model.forward is wrapped
+    with pytest.raises(ZeroDivisionError), plain_forward(model):
+        raise ZeroDivisionError
+    assert model.forward is wrapped
+    assert model(None)
+
+
+def test_plain_forward_leaves_a_plain_network_as_it_is():
+    model = torch.nn.Conv3d(1, 1, 1)
+    with plain_forward(model):
+        pass
+    assert "forward" not in vars(model)
+
+
+def test_waiting_for_all_without_others_does_nothing(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: pytest.fail("there is nobody to wait for"))
+    wait_for_all()

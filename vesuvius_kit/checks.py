@@ -2,7 +2,7 @@
 
 The error classes are the ordinary ``TypeError``, ``ValueError``, ``FileNotFoundError`` and ``OSError`` with a common base, so
 that the command line can tell what the user, the disk or the network did (one line, exit code 2) from a mistake of the kit (a
-traceback).
+traceback). A `RunFailedError` is neither: one line, exit code 1.
 """
 
 import math
@@ -32,6 +32,10 @@ class InputNotFoundError(InputError, FileNotFoundError):
 
 class InputOSError(InputError, OSError):
     """The disk or the system refused: a full disk, a read-only mount, a folder where a file must be."""
+
+
+class RunFailedError(RuntimeError):
+    """What the user gave can be used, but the work on it came to nothing; the message is one line."""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import sys
 import warnings
 
 from vesuvius_kit import __version__
-from vesuvius_kit.checks import InputError, InputValueError, explain_os_error
+from vesuvius_kit.checks import InputError, InputValueError, RunFailedError, explain_os_error
 from vesuvius_kit.cli import (
     audit,
     bundle,
@@ -85,7 +85,7 @@ def _report(arguments):
         return code
     except InputError as error:
         code, line = 2, _one_line(error)
-    except KaggleError as error:
+    except (KaggleError, RunFailedError) as error:
         code, line = 1, _one_line(error)
     except OSError as error:
         # The last net: what the disk or the system refused without anybody naming it.

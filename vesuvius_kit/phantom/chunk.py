@@ -79,8 +79,8 @@ def make_phantom(shape=(320, 320, 320), seed: int = 0, style: str = "even") -> P
     turns, start = _trace(rng, scroll, broad_tile, sheet_tile, tear_level, wrap, inner, outer, arc, level)
 
     label, surface = np.empty(shape, np.uint8), np.empty(shape, np.bool_)
-    near = labels.measure_nearness(wrap, inner, outer, labels.NEAREST_LABELS, turns)
-    chosen = labels.choose_wraps(rng, wrap, near, turns)
+    area, near = labels.measure_wraps(wrap, inner, outer, labels.NEAREST_LABELS, turns)
+    chosen = labels.choose_wraps(rng, wrap, area, near, turns)
     ends = labels.draw_ends(rng, wrap, arc, turns)
     labels.mark_surfaces(
         wrap, inner, outer, arc, level, chosen, ends, start, scroll.spacing, sheet_tile, int(rng.integers(2**62)),

@@ -17,14 +17,19 @@ from vesuvius_kit.phantom.noise import hash_voxel, noise2
 AXIAL_HALF, NORMAL_HALF = 1.5, 1.15
 # Two labelled wraps are nowhere nearer than about this; pairs that are over a larger share of their area are not both labelled.
 NEAREST_LABELS, NEAR_SHARE = 9.0, 0.02
+# The largest share of a chunk that lines fill, and how thick one is along the normal on average, from which it is foreseen.
+MOST_SURFACE, _MEAN_LINE = 0.09, 2.5
+_FULL_SHARE = 0.25  # of the chunks whose wraps are far enough apart, those with every wrap labelled
 _FACE_REACH = 9.0  # voxels from a face within which a line turns aside
 _INWARD = 0.7  # voxels from the recto to the middle of its line, which lies on the papyrus rather than on its edge
 _JITTER = 0.12  # deviation of a line from slice to slice
 _FARTHEST_LAYER = 4.0  # voxels between a line on the wrong layer and its recto
 
 
-def choose_wraps(rng, wrap, near, turns) -> np.ndarray:
+def choose_wraps(rng, wrap, area, near, turns) -> np.ndarray:
     """Choose groups of neighbouring wraps to be labelled; how much of a chunk they fill varies from all to nearly nothing.
+
+    No choice lets lines fill more than about `MOST_SURFACE` of the chunk, so where wraps are dense some are left out.
 
     Parameters
     ----------
@@ -32,6 +37,8 @@ def choose_wraps(rng, wrap, near, turns) -> np.ndarray:
         Decides.
     wrap : numpy.ndarray
         int16 (Z, Y, X), the wrap of each voxel.
+    area : numpy.ndarray
+        float (turns + 1,), area of each wrap in the chunk, in voxels.
     near : numpy.ndarray
         float (turns + 1,), share of each wrap's voxels where the next one is nearer than `NEAREST_LABELS`.
     turns : int
@@ -45,12 +52,15 @@ def choose_wraps(rng, wrap, near, turns) -> np.ndarray:
     room = np.bincount(wrap.ravel(), minlength=turns + 1)
     apart = near <= NEAR_SHARE  # wrap k and k + 1 may both be labelled
     chosen = np.zeros(turns + 1, dtype=bool)
+    most = MOST_SURFACE * wrap.size / _MEAN_LINE  # area of all chosen wraps
     kind = rng.random()
-    if kind < 0.15:
+    if kind < _FULL_SHARE:
         # Every wrap, and where two are pressed together one of them.
         for k in range(turns + 1):
             chosen[k] = k == 0 or not chosen[k - 1] or apart[k - 1]
-        return chosen
+        if area[chosen].sum() <= most:
+            return chosen
+        chosen[:] = False
     target = rng.uniform(0.08, 0.9) if kind < 0.6 else float(np.clip(rng.normal(0.44, 0.11), 0.15, 0.75))
     for _ in range(50):
         if room[chosen].sum() >= target * wrap.size:
@@ -61,7 +71,7 @@ def choose_wraps(rng, wrap, near, turns) -> np.ndarray:
         if chosen[max(first - 2, 0) : first + size + 2].any():
             continue
         for k in range(first, min(first + size, turns + 1)):
-            if k > first and not apart[k - 1]:
+            if (k > first and not apart[k - 1]) or area[chosen].sum() + area[k] > most:
                 break
             chosen[k] = True
     return chosen
@@ -96,8 +106,8 @@ def draw_ends(rng, wrap, arc, turns) -> np.ndarray:
 
 
 @compiled(parallel=True, nogil=True)
-def measure_nearness(wrap, inner, outer, limit, turns):
-    """Share of each wrap's area where the sheet beyond is nearer than ``limit``, (turns + 1,)."""
+def measure_wraps(wrap, inner, outer, limit, turns):
+    """Area of each wrap, and its share where the sheet beyond is nearer than ``limit``, (turns + 1,) both."""
     nz = wrap.shape[0]
     counts = np.zeros((nz, 2, turns + 1))
     for z in prange(nz):
@@ -110,7 +120,7 @@ def measure_nearness(wrap, inner, outer, limit, turns):
                 if room < limit:
                     counts[z, 1, k] += area
     whole = counts.sum(axis=0)
-    return whole[1] / np.maximum(whole[0], 1.0)
+    return whole[0], whole[1] / np.maximum(whole[0], 1.0)
 
 
 @compiled(inline="always")

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from vesuvius_kit.augment import Augmentation
 from vesuvius_kit.budget import EpochBudget
-from vesuvius_kit.checks import InputValueError, check_duration
+from vesuvius_kit.checks import InputValueError, RunFailedError, check_duration
 from vesuvius_kit.competition import Competition
 from vesuvius_kit.config import RunConfig, config_to_dict
 from vesuvius_kit.console import how_to_go_on, no_progress
@@ -75,7 +75,7 @@ from vesuvius_kit.volume import SURFACE, UNLABELLED, read_volume
 logger = get_main_logger(__name__)
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(RunFailedError):
     """Not one step of an epoch had a finite loss and gradient."""
 
 
@@ -136,9 +136,10 @@ def train(config: RunConfig, *, fresh=False, resume_from=None, progress=no_progr
             for fold, folder in folders.items():
                 _train_fold(config, folder, *splits[fold], fresh, starts[fold], budget, watch, progress)
         except torch.cuda.OutOfMemoryError as error:
+            first_line = str(error).partition("\n")[0]
             raise InputValueError(
                 f"train.batch_size and patches.size must fit the GPU's memory, got {config.train.batch_size} patches of "
-                f"{'x'.join(map(str, config.patches.size))}: {str(error).split('. ')[1]}"
+                f"{'x'.join(map(str, config.patches.size))}: {first_line}"
             ) from error
         finally:
             release_accelerator()
@@ -317,7 +318,10 @@ def _train_epoch(run, epoch, model, optimizer, loss_function, loader, progress):
     means = seen.means()
     skipped = settings.steps_per_epoch - seen.count
     if not means:
-        raise TrainingDivergedError(f"no step of the epoch had a finite loss and gradient ({skipped} skipped)")
+        raise TrainingDivergedError(
+            f"no step of the epoch had a finite loss and gradient ({skipped} skipped); a lower "
+            "train.learning_rate or train.precision fp32 may help"
+        )
     return {**means, "skipped_steps": skipped}
 
 
