@@ -17,8 +17,9 @@ from vesuvius_kit.phantom.noise import hash_voxel, noise2
 AXIAL_HALF, NORMAL_HALF = 1.5, 1.15
 # Two labelled wraps are nowhere nearer than about this; pairs that are over a larger share of their area are not both labelled.
 NEAREST_LABELS, NEAR_SHARE = 9.0, 0.02
-# The largest share of a chunk that lines fill, and how thick one is along the normal on average, from which it is foreseen.
-MOST_SURFACE, _MEAN_LINE = 0.09, 2.5
+# The largest share of a chunk that lines fill, and where every wrap is labelled; and how thick a line is along the normal on
+# average, from which that is foreseen.
+MOST_SURFACE, MOST_FULL, _MEAN_LINE = 0.09, 0.075, 2.5
 _FULL_SHARE = 0.25  # of the chunks whose wraps are far enough apart, those with every wrap labelled
 _FACE_REACH = 9.0  # voxels from a face within which a line turns aside
 _INWARD = 0.7  # voxels from the recto to the middle of its line, which lies on the papyrus rather than on its edge
@@ -29,7 +30,8 @@ _FARTHEST_LAYER = 4.0  # voxels between a line on the wrong layer and its recto
 def choose_wraps(rng, wrap, area, near, turns) -> np.ndarray:
     """Choose groups of neighbouring wraps to be labelled; how much of a chunk they fill varies from all to nearly nothing.
 
-    No choice lets lines fill more than about `MOST_SURFACE` of the chunk, so where wraps are dense some are left out.
+    No choice lets lines fill more than about `MOST_SURFACE` of the chunk, so where wraps are dense some are left out: real
+    chunks whose every wrap is labelled are those in which wraps are far apart.
 
     Parameters
     ----------
@@ -52,13 +54,14 @@ def choose_wraps(rng, wrap, area, near, turns) -> np.ndarray:
     room = np.bincount(wrap.ravel(), minlength=turns + 1)
     apart = near <= NEAR_SHARE  # wrap k and k + 1 may both be labelled
     chosen = np.zeros(turns + 1, dtype=bool)
-    most = MOST_SURFACE * wrap.size / _MEAN_LINE  # area of all chosen wraps
+    # Of the area of all chosen wraps.
+    most, most_full = (share * wrap.size / _MEAN_LINE for share in (MOST_SURFACE, MOST_FULL))
     kind = rng.random()
     if kind < _FULL_SHARE:
         # Every wrap, and where two are pressed together one of them.
         for k in range(turns + 1):
             chosen[k] = k == 0 or not chosen[k - 1] or apart[k - 1]
-        if area[chosen].sum() <= most:
+        if area[chosen].sum() <= most_full:
             return chosen
         chosen[:] = False
     target = rng.uniform(0.08, 0.9) if kind < 0.6 else float(np.clip(rng.normal(0.44, 0.11), 0.15, 0.75))
