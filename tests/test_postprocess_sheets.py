@@ -2,6 +2,7 @@
 
 import itertools
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,8 @@ from vesuvius_kit.postprocess.bridges import bridge_gaps, cut_bridges
 from vesuvius_kit.postprocess.heights import flatten_sheets, patch_heights
 from vesuvius_kit.postprocess.pinholes import plug_pinholes, plug_table
 from vesuvius_kit.postprocess.pipeline import STEPS, promises_of
-from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, NO_NEW_TUNNELS, REMOVES_ONLY
+from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, KEEPS_OCTANTS, NO_NEW_TUNNELS, REMOVES_ONLY
+from vesuvius_kit.postprocess.redraw import redraw_sheets
 from vesuvius_kit.postprocess.ridges import smooth_gaussian, trace_ridges
 from vesuvius_kit.postprocess.separation import separate_sheets
 from vesuvius_kit.postprocess.sheets import close_sheets, grow_sheets
@@ -34,6 +36,7 @@ PROMISING = {
     "separate_sheets": {"thresholds": [0.55, 0.7], "window": 4, "min_size": 5},
     "cut_bridges": {"radius": 2, "sigma": 1.0},
     "bridge_gaps": {"length": 4, "sigma": 1.0},
+    "redraw_sheets": {"thickness": 2.0, "sigma": 1.0},
     "slit_tunnels": {"min_size": 2},
     "remove_small_components": {"min_size": 4},
     "fill_cavities": {},
@@ -46,6 +49,12 @@ def components(mask):
 
 def tunnels(mask):
     return betti_matching_counts(mask, mask)[1, 1]
+
+
+def octants(shape):
+    """Those of the score."""
+    halves = [(slice(0, -(-size // 2)), slice(-(-size // 2), size)) for size in shape]
+    return list(itertools.product(*halves))
 
 
 @st.composite
@@ -94,11 +103,18 @@ def test_promises_hold(name, block):
     if JOINS_NOTHING in promises:
         labels, _ = components(result)
         old, count = components(mask)
-        pairs = np.unique(np.stack([old[mask], labels[mask]]), axis=1)
-        # Each old component lies in one new one; no new one holds two.
-        assert pairs.shape[1] == count == len(np.unique(pairs[1]))
+        kept = mask & result
+        pairs = np.unique(np.stack([old[kept], labels[kept]]), axis=1)
+        # No new component holds two old ones, and where nothing is removed each old one lies in one new one.
+        assert pairs.shape[1] == len(np.unique(pairs[1]))
+        assert ADDS_ONLY not in promises or pairs.shape[1] == count
     if NO_NEW_TUNNELS in promises:
         assert tunnels(result) <= tunnels(mask)
+    if KEEPS_OCTANTS in promises:
+        for octant in octants(mask.shape):
+            counts = betti_matching_counts(result[octant], mask[octant])
+            # Matched, of the result's alone, of the mask's alone: as many features, and none lost.
+            assert counts[:, 1].tolist() == counts[:, 2].tolist()
 
 
 @pytest.mark.parametrize("name", [*PROMISING, "flatten_sheets"])
@@ -232,11 +248,39 @@ def test_a_thin_bridge_is_cut_and_the_sheets_stay():
 def test_a_gap_is_bridged_along_the_sheet_only():
     mask = np.zeros((24, 40, 40), bool)
     mask[6:8] = mask[15:17] = True
-    mask[6:8, :, 18:22] = False
+    mask[6:8, 10:30, 18:22] = False
     result = bridge_gaps(mask, length=8)
-    assert components(mask)[1] == 3
-    assert components(result)[1] == 2
-    assert not result[9:14].any()
+    assert result[6:8].all()
+    np.testing.assert_array_equal(result[9:], mask[9:])
+
+
+def test_a_bridge_joins_no_two_sheets():
+    mask = np.zeros((20, 40, 40), bool)
+    mask[8:10] = True
+    mask[8:10, :, 18:22] = False  # from side to side: two sheets in one plane
+    np.testing.assert_array_equal(bridge_gaps(mask, length=8), mask)
+    mask[8:10, :4, 18:22] = True  # joined at one end: one sheet
+    assert bridge_gaps(mask, length=8)[8:10].all()
+    mask[8:10, 20:23, 20] = True  # a third lies in the gap
+    mask[8:10, 15:28, 19:22] &= mask[8:10, 15:28, 19:22] & (np.arange(19, 22) == 20)
+    before = components(mask)[1]
+    result = bridge_gaps(mask, length=8)
+    assert result.sum() > mask.sum()
+    assert components(result)[1] == before
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_bridges_are_the_same_for_any_number_of_threads(n_threads):
+    rng = np.random.default_rng(4)
+    mask = ndimage.gaussian_filter(rng.random((60, 30, 30)), 1.5) > 0.5
+    many = bridge_gaps(mask, length=6, min_cosine=0.3)
+    usual = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads, usual))
+    try:
+        np.testing.assert_array_equal(bridge_gaps(mask, length=6, min_cosine=0.3), many)
+    finally:
+        numba.set_num_threads(usual)
+    assert many.sum() > mask.sum()
 
 
 def test_flattening_makes_a_rough_sheet_even():
@@ -254,20 +298,72 @@ def test_flattening_makes_a_rough_sheet_even():
     np.testing.assert_array_equal(flatten_sheets(merged), merged)
 
 
+OLD = {"profile": "parabola", "plate": 0.0, "axial": False, "relative": False}
+
+
 def test_ridges_keep_touching_wraps_apart_and_lie_where_the_probability_is_highest():
     probability = np.zeros((30, 30, 30), np.float32)
     probability[8:12], probability[12:15], probability[15:19] = 0.8, 0.3, 0.8
-    strength = trace_ridges(probability, sigma=1.5, thickness=2.0)
+    strength = trace_ridges(probability, sigma=1.5, thickness=2.0, **OLD)
     assert strength.dtype == np.float32
     assert strength.max() <= 1
     layers = np.flatnonzero((strength > 0.1)[:, 15, 15])
     assert layers.tolist() == [9, 10, 16, 17]
-    weak = trace_ridges(probability / 2, sigma=1.5, thickness=2.0)
+    weak = trace_ridges(probability / 2, sigma=1.5, thickness=2.0, **OLD)
     np.testing.assert_allclose(weak, strength / 2, atol=1e-4)
 
 
+@pytest.mark.parametrize("lean", [0.0, 0.4, 1.0, 2.0])
+@pytest.mark.parametrize("blur", [0.6, 2.0])
+def test_a_ridge_is_as_thick_as_stated_however_blurred_the_sheet_is(blur, lean):
+    """The median run across the sheet in an axial plane, as labels are drawn."""
+    _, y, x = np.mgrid[:24, :60, :60].astype(np.float32)
+    drawn = np.abs(y - 30 - lean * (x - 30)) / np.hypot(1, lean) <= 1.5
+    probability = ndimage.gaussian_filter(drawn.astype(np.float32), blur)
+    result = trace_ridges(probability, sigma=2.5, thickness=3.0) >= 0.4
+    inner = (slice(8, -8),) * 3
+    thickness = result[inner].sum() / (drawn[inner].sum() / 3)
+    assert 2.7 <= thickness <= 3.4
+
+
+def test_ridges_are_thicker_along_the_normal_only_where_the_sheet_lies_flat():
+    """A sheet in an axial plane has 0.77 of the thickness, one across it all of it."""
+    probability = np.zeros((40, 40, 40), np.float32)
+    probability[18:21] = 1.0
+    flat = trace_ridges(probability, sigma=2.0, thickness=5.0)
+    upright = np.moveaxis(trace_ridges(np.moveaxis(probability, 0, 1).copy(), sigma=2.0, thickness=5.0), 1, 0)
+    free = trace_ridges(probability, sigma=2.0, thickness=5.0, axial=False)
+    assert [(part[:, 20, 20] > 0).sum() for part in (flat, upright, free)] == [3, 5, 5]
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.6])
+def test_relative_strength_does_not_depend_on_how_sure_the_network_is(factor):
+    rng = np.random.default_rng(2)
+    probability = np.zeros((30, 30, 30), np.float32)
+    probability[8:11], probability[20:23] = 1.0, 0.7
+    probability = ndimage.gaussian_filter(probability * rng.random((30, 30, 30)), 0.7).astype(np.float32)
+    strong, weak = trace_ridges(probability), trace_ridges(probability * np.float32(factor))
+    at = (strong > 0.2) & (weak > 0)
+    np.testing.assert_allclose(weak[at], strong[at], atol=1e-3)
+    # Where there is nothing but noise, nothing is usual.
+    assert trace_ridges((0.01 * rng.random((30, 30, 30))).astype(np.float32)).max() < 0.3
+
+
+def test_a_rod_is_weaker_than_a_sheet():
+    probability = np.zeros((40, 40, 40), np.float32)
+    probability[18:21] = 1.0
+    probability[:, 19:22, 19:22] = 1.0
+    strength = trace_ridges(probability, sigma=2.0, plate=1.0, relative=False)
+    assert strength[8, 20, 20] < 0.25 * strength[19, 5, 5]
+    assert trace_ridges(probability, sigma=2.0, plate=0.0, relative=False)[8, 20, 20] > 0.5 * strength[19, 5, 5]
+
+
+FORMS = [OLD, {"profile": "gaussian", "plate": 0.6, "axial": True, "relative": False}, {}]
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [(14, 17, 33), (1, 9, 20), (6, 5, 1)])
-def test_ridges_equal_those_of_numpys_eigenvectors(shape):
+def test_ridges_equal_those_of_numpys_eigenvectors(shape, form):
     sigma, thickness = 1.2, 1.6
     smooth = smooth_gaussian(np.random.default_rng(3).random(shape, dtype=np.float32), sigma)
     rim = np.pad(smooth.astype(np.float64), 1, mode="edge")
@@ -286,13 +382,24 @@ def test_ridges_equal_those_of_numpys_eigenvectors(shape):
                 corners = at(*(first + second)) - at(*(first - second)) - at(*(second - first)) + at(*(-first - second))
                 hessian[..., i, j] = corners / 4
     values, vectors = np.linalg.eigh(hessian)
-    curvature = values[..., 0]
-    offset = np.abs((gradient * vectors[..., 0]).sum(axis=-1)) / np.maximum(-curvature, 1e-9) - thickness / 2
-    strength = trace_ridges(np.random.default_rng(3).random(shape, dtype=np.float32), sigma, thickness)
+    curvature, second, normal = values[..., 0], values[..., 1], vectors[..., 0]
+    slope = np.abs((gradient * normal).sum(axis=-1))
+    settings = {"profile": "gaussian", "plate": 1.0, "axial": True, "relative": True} | form
+    # Of the values, or of their logarithms.
+    bend = -curvature + (slope**2 / smooth if settings["profile"] == "gaussian" else 0)
+    half = thickness / 2 * (np.sqrt(np.maximum(1 - normal[..., 0] ** 2, 0.77**2)) if settings["axial"] else 1)
+    offset = slope / np.maximum(bend, 1e-9) - half
+    volume = np.random.default_rng(3).random(shape, dtype=np.float32)
+    strength = trace_ridges(volume, sigma, thickness, **form)
+    expected = (settings["plate"] * np.minimum(second, 0) - curvature) * sigma**2
+    expected = np.where((curvature < 0) & (offset <= 0), np.clip(expected, 0, 1), 0)
+    if settings["relative"]:
+        plain = trace_ridges(volume, sigma, thickness, relative=False).astype(np.float64)
+        usual = max((plain**2).sum() / plain.sum(), 0.02)
+        expected = expected / (expected + usual)
     # Where rounding decides, anything goes.
     clear = (np.abs(offset) > 1e-3) & (np.abs(curvature) > 1e-5)
     assert clear.mean() > 0.65  # a volume of one plane has no curvature across it
-    expected = np.where((curvature < 0) & (offset <= 0), np.minimum(-curvature * sigma**2, 1), 0)
     np.testing.assert_allclose(strength[clear], expected[clear], atol=1e-5)
     assert 0.02 < (strength > 0).mean() < 0.9
 
@@ -310,11 +417,29 @@ def test_smoothing_equals_scipy():
 def test_no_octant_has_a_tunnel_after_slits(block):
     probability, mask = block
     result = slit_tunnels(probability, mask)
-    halves = [(slice(0, -(-size // 2)), slice(-(-size // 2), size)) for size in mask.shape]
-    for octant in itertools.product(*halves):
+    for octant in octants(mask.shape):
         counts = betti_matching_counts(result[octant], mask[octant])
         assert counts[1, 1] == counts[2, 1] == 0
         assert counts[0, 1] == counts[0, 2]  # as many components as before
+
+
+def test_redrawing_makes_a_thin_and_a_thick_sheet_three_voxels_thick_and_keeps_their_slits():
+    mask = np.zeros((40, 48, 48), bool)  # in one octant: the other halves stay empty
+    whole = np.zeros((80, 96, 96), bool)
+    mask[10, 4:44, 4:44] = True
+    mask[24:29, 4:44, 4:44] = True
+    mask[:, 20, 4:30] = False  # a slit from the edge
+    whole[:40, :48, :48] = mask
+    result = redraw_sheets(whole, thickness=3.0, sigma=2.5, axial=False)[:40, :48, :48]
+    for layers in (slice(0, 18), slice(18, 40)):
+        inner = result[layers, 28:40, 8:40].sum(axis=0)
+        assert (inner == 3).all()
+        # A sheet gets no wider: the rim stays where it was.
+        shadow, before = result[layers].any(axis=0), mask[layers].any(axis=0)
+        assert not (shadow & ~before).any()
+        assert (before & ~shadow).mean() < 0.1
+    assert components(result)[1] == 2
+    assert tunnels(result) == 0
 
 
 def test_a_slit_goes_where_the_probability_is_low():
@@ -345,6 +470,9 @@ def test_a_slit_goes_where_the_probability_is_low():
         (lambda m, p: separate_sheets(p, m, thresholds="0.5"), "thresholds must be a sequence"),
         (lambda m, p: flatten_sheets(m, thickness=0), "thickness must be >= 1"),
         (lambda m, p: trace_ridges(p, sigma=0), "sigma must be > 0"),
+        (lambda m, p: trace_ridges(p, plate=2), "plate must be"),
+        (lambda m, p: trace_ridges(p, profile="box"), "profile must be one of parabola, gaussian"),
+        (lambda m, p: redraw_sheets(m, thickness=0), "thickness must be > 0"),
         (lambda m, p: bridge_gaps(m, length=1), "length must be >= 2"),
         (lambda m, p: cut_bridges(m, min_share=1.5), "min_share must be"),
         (lambda m, p: slit_tunnels(p, m, min_size=-1), "min_size must be >= 0"),

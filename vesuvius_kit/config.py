@@ -538,7 +538,7 @@ class PostprocessConfig:
         Components with fewer voxels are removed.
     """
 
-    pipeline: str = "public"
+    pipeline: str = "sheet_repair"
     t_low: float = 0.35
     t_high: float = 0.85
     z_radius: int = 3

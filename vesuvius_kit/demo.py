@@ -250,12 +250,12 @@ def compare_with_trivial_masks(config: RunConfig, truth_folder, zip_path, progre
 
     The trivial masks are the brightest voxels and the strongest ridges (negative Laplacian of Gaussian). The share of
     voxels they take, and the scale of the ridges, are those with the best mean SurfaceDice on the training volumes. They
-    get the closing and the dust removal of the submission.
+    get a closing of one voxel and lose components below 100 voxels.
 
     Parameters
     ----------
     config : RunConfig
-        Of the run; its data and its post-processing are used.
+        Of the run; its data are used.
     truth_folder : str or Path
         What `write_competition` kept of the test chunks.
     zip_path : str or Path
@@ -269,7 +269,7 @@ def compare_with_trivial_masks(config: RunConfig, truth_folder, zip_path, progre
         ``method``, ``scroll``, ``id``, the four scores against the label, and ``surface_dice_truth`` against the full truth.
     """
     competition = Competition(config.data)
-    trivial = choose_trivial_masks(competition.train, config, progress=progress)
+    trivial = choose_trivial_masks(competition.train, progress=progress)
     rows = []
     for style, chunk in progress(_by_style(competition.test).items(), desc="score"):
         image = read_volume(chunk.image_path)
@@ -277,7 +277,7 @@ def compare_with_trivial_masks(config: RunConfig, truth_folder, zip_path, progre
         surface = read_volume(Path(truth_folder) / "test_surfaces" / f"{chunk.id}.tif")
         masks = {"network": _read_mask(zip_path, chunk.id)}
         for method, (sigma, share) in trivial.items():
-            masks[method] = _repair(_brightest(_ridges(image, sigma), share), config)
+            masks[method] = _tidy(_brightest(_ridges(image, sigma), share))
         for method, mask in masks.items():
             result = leaderboard_score(mask, label)
             row = {name: getattr(result, name) for name in ("score", "surface_dice", "toposcore", "voi_score")}
@@ -286,15 +286,13 @@ def compare_with_trivial_masks(config: RunConfig, truth_folder, zip_path, progre
     return rows
 
 
-def choose_trivial_masks(chunks, config: RunConfig, progress=no_progress) -> dict[str, tuple[float, float]]:
+def choose_trivial_masks(chunks, progress=no_progress) -> dict[str, tuple[float, float]]:
     """Choose the share of voxels, and the scale, of the two masks that need no training.
 
     Parameters
     ----------
     chunks : sequence of Chunk
         Training chunks; every third is used.
-    config : RunConfig
-        Its post-processing is applied before scoring.
     progress : callable
         Wraps the chunks, in tqdm's calling form.
 
@@ -310,7 +308,7 @@ def choose_trivial_masks(chunks, config: RunConfig, progress=no_progress) -> dic
         for sigma in (0.0, *SIGMAS):
             ridges = _ridges(image, sigma)
             for share in SHARES:
-                mask = _repair(_brightest(ridges, share), config)
+                mask = _tidy(_brightest(ridges, share))
                 dice[sigma, share] += surface_dice(mask & (label != UNLABELLED), label == SURFACE)
     return {
         "brightest": max((key for key in candidates if key[0] == 0), key=dice.get),
@@ -328,9 +326,8 @@ def _brightest(values, share):
     return values > np.quantile(values[::2, ::2, ::2], 1 - share)
 
 
-def _repair(mask, config):
-    settings = config.postprocess
-    return remove_small_components(close_cylinder(mask, settings.z_radius, settings.xy_radius), settings.dust_min_size)
+def _tidy(mask):
+    return remove_small_components(close_cylinder(mask, z_radius=1, xy_radius=1), min_size=100)
 
 
 def _read_mask(zip_path, chunk_id):

@@ -234,7 +234,7 @@ def try_pipeline(pipeline) -> None:
 
 
 def choose_pipeline(
-    pipeline="public", t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100
+    pipeline="sheet_repair", t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100
 ) -> list[Step]:
     """Return the steps of a preset or a file; ``public`` has settings of its own.
 
@@ -264,7 +264,7 @@ def choose_pipeline(
         unused = [f"{name}={value}" for name, value in given.items() if value != defaults[name].default]
         if unused:
             raise InputValueError(
-                f"settings of the pipeline public must be left out beside pipeline {pipeline}, got {', '.join(unused)}"
+                f"settings of the pipeline public must be left out beside the pipeline {pipeline}, got {', '.join(unused)}"
             )
         return load_pipeline(pipeline)
     return [
@@ -275,7 +275,7 @@ def choose_pipeline(
 
 
 def make_mask(
-    probability, pipeline="public", t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100
+    probability, pipeline="sheet_repair", t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100
 ) -> np.ndarray:
     """Turn a probability into a mask by a preset or a file; see `choose_pipeline`.
 

@@ -8,7 +8,7 @@ import numpy as np
 from vesuvius_kit.checks import check_array, check_real
 from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import JOINS_NOTHING, KEEPS_OCTANTS, promise
-from vesuvius_kit.postprocess.ridges import rank_ridges
+from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, for_smooth_planes, measure_ridges
 from vesuvius_kit.postprocess.slits import grow_simple
 from vesuvius_kit.voxel.components import label_components
 from vesuvius_kit.voxel.neighbourhood import is_simple, read_neighbourhood
@@ -20,8 +20,8 @@ def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
     """Draw every sheet at one thickness round its middle, by voxels that change no topology.
 
     The middle is the ridge of the smoothed mask. First what lies farther from it than half the thickness goes: spurs vanish,
-    and what holds two parts together is worn down to a thread. Then the sheets grow within that distance, those voxels first
-    that lie on the strongest ridge. Only simple points of an octant come and go, and no voxel comes that lies within two
+    and what holds two parts together is worn down to a thread. Then the sheets grow across, within that distance,
+    those voxels first that lie on the strongest ridge. Only simple points of an octant come and go, and no voxel comes that lies within two
     voxels of another sheet, so that no two sheets meet: a hole stays a hole, a slit a slit, and a seam a seam.
 
     Parameters
@@ -55,7 +55,7 @@ def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
     sigma = check_real("sigma", sigma, above=0)
     if not mask.any():
         return mask.copy()
-    levels = rank_ridges(mask, sigma, thickness, axial)
+    levels = _rank_ridges(mask, sigma, thickness, axial)
     result = mask.copy()
     halves = [(slice(0, -(-size // 2)), slice(-(-size // 2), size)) for size in mask.shape]
     octants = [block for block in itertools.product(*halves) if mask[block].any()]
@@ -70,6 +70,41 @@ def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
 
         for_each(work, octants)
     return result
+
+
+def _rank_ridges(mask, sigma, thickness, axial):
+    """The ridges of the smoothed mask in 255 levels, uint8; 0 where neither side along the normal leads to the mask."""
+    levels = np.zeros(mask.shape, dtype=np.uint8)
+    reach = math.ceil(thickness / 2)
+
+    def work(smooth, offset, start, stop):
+        strength = measure_ridges(smooth, offset, start, stop, sigma, thickness, axial=axial)
+        levels[start:stop] = np.where(strength > 0, 1 + 254 * strength, 0)
+        _keep_across(mask, smooth, offset, start, stop, reach, levels)
+
+    for_smooth_planes(mask, sigma, work)
+    return levels
+
+
+@compiled(nogil=True)
+def _keep_across(mask, smooth, offset, start, stop, reach, levels):
+    """Set to 0 the levels of background voxels from which no step along the normal leads to the mask: those beyond a rim."""
+    n_z, n_y, n_x = mask.shape
+    gradient, hessian, normal = np.empty(3), np.empty(6), np.empty(3)
+    for z in range(start, stop):
+        for y in range(n_y):
+            for x in range(n_x):
+                if levels[z, y, x] == 0 or mask[z, y, x]:
+                    continue
+                _differentiate(smooth, z - offset, y, x, gradient, hessian)
+                _sharpest(hessian, normal)
+                found = False
+                for step in range(-reach, reach + 1):
+                    a, b, c = round(z + step * normal[0]), round(y + step * normal[1]), round(x + step * normal[2])
+                    if 0 <= a < n_z and 0 <= b < n_y and 0 <= c < n_x:
+                        found |= mask[a, b, c]
+                if not found:
+                    levels[z, y, x] = 0
 
 
 def _redraw_octant(mask, levels, near, trim):

@@ -82,11 +82,10 @@ def trace_ridges(
     plate = check_real("plate", plate, minimum=0, maximum=1)
     if profile not in _PROFILES:
         raise InputValueError(f"profile must be one of {', '.join(_PROFILES)}, got {profile!r}")
-    form = (sigma**2, thickness / 2, _PROFILES[profile], plate, _LEAST_TILTED**2 if axial else 1.0)
-    strength = np.zeros(probability.shape, dtype=np.float32)
+    strength = np.empty(probability.shape, dtype=np.float32)
 
     def work(smooth, offset, start, stop):
-        _measure_ridges(smooth, offset, *form, start, stop, strength)
+        measure_ridges(smooth, offset, start, stop, sigma, thickness, profile, plate, axial, out=strength[start:stop])
 
     for_smooth_planes(probability, sigma, work)
     if relative:
@@ -94,31 +93,32 @@ def trace_ridges(
     return strength
 
 
-def rank_ridges(mask, sigma, thickness, axial) -> np.ndarray:
-    """Return the ridges of a smoothed mask as `trace_ridges` finds them, in 255 levels.
+def measure_ridges(
+    smooth, offset, start, stop, sigma, thickness, profile="gaussian", plate=0.0, axial=True, out=None
+) -> np.ndarray:
+    """Return the strength of the planes from ``start`` to ``stop``, see `trace_ridges` and `for_smooth_planes`.
 
     Parameters
     ----------
-    mask : numpy.ndarray
-        (Z, Y, X), bool or float.
-    sigma, thickness, axial
+    smooth : numpy.ndarray
+        float32 (Z, Y, X), smooth planes; its first is plane ``offset`` of the volume.
+    offset, start, stop : int
+        Planes of the volume.
+    sigma, thickness, profile, plate, axial
         See `trace_ridges`.
+    out : numpy.ndarray, optional
+        float32, where to write; every voxel is.
 
     Returns
     -------
     numpy.ndarray
-        uint8 of the same shape: 0 outside of the slabs, otherwise ``1 + 254 * strength``.
+        float32 (stop - start, Y, X).
     """
-    form = (sigma**2, thickness / 2, 1.0, 0.0, _LEAST_TILTED**2 if axial else 1.0)
-    levels = np.zeros(mask.shape, dtype=np.uint8)
-
-    def work(smooth, offset, start, stop):
-        strength = np.zeros((stop - start, *mask.shape[1:]), dtype=np.float32)
-        _measure_ridges(smooth, offset - start, *form, 0, stop - start, strength)
-        levels[start:stop] = np.where(strength > 0, 1 + 254 * strength, 0)
-
-    for_smooth_planes(mask, sigma, work)
-    return levels
+    if out is None:
+        out = np.empty((stop - start, *smooth.shape[1:]), dtype=np.float32)
+    tilted = _LEAST_TILTED**2 if axial else 1.0
+    _measure_ridges(smooth, sigma**2, thickness / 2, _PROFILES[profile], plate, tilted, start - offset, out)
+    return out
 
 
 def for_smooth_planes(volume, sigma, function, margin=1):
@@ -236,17 +236,17 @@ def _blur_within_planes(out, weights):
 
 
 @compiled(nogil=True)
-def _measure_ridges(smooth, offset, scale, half, log_part, plate, tilted, start, stop, strength):
-    """The strength of the planes from ``start`` to ``stop``; plane z of it is plane ``z - offset`` of ``smooth``."""
-    _, n_y, n_x = smooth.shape
+def _measure_ridges(smooth, scale, half, log_part, plate, tilted, first, strength):
+    """The strength of planes of ``smooth``, from the plane ``first`` on."""
+    n_z, n_y, n_x = strength.shape
     # A second difference is at most twice the value: what is left out has a strength below a hundredth.
     least = np.float32(0.005 / scale)
     scale, half, log_part = np.float32(scale), np.float32(half), np.float32(log_part)
     plate, tilted = np.float32(plate), np.float32(tilted)
     rows = np.empty((3, 3, n_x + 2), dtype=np.float32)
-    for z in range(start, stop):
+    for z in range(n_z):
         for y in range(n_y):
-            _read_rows(smooth, z - offset, y, rows)
+            _read_rows(smooth, first + z, y, rows)
             _measure_row(rows, least, scale, half, log_part, plate, tilted, strength[z, y])
 
 
