@@ -77,6 +77,9 @@ NETWORKS = {
     "faint": Faults(fade=5.0, fade_share=0.35, unevenness=0.8),
 }
 
+# Nothing but a blurred label with holes in it: standard deviation of the noise of 1 and of 5 voxels' extent.
+PLAIN = {"plain": (0.08, 0.08), "plain, noisy": (0.15, 0.12)}
+
 
 def simulate_network(label: np.ndarray, network: str | Faults, seed: int = 0) -> np.ndarray:
     """Return the probability that a network of known faults gives for a label.
@@ -86,7 +89,7 @@ def simulate_network(label: np.ndarray, network: str | Faults, seed: int = 0) ->
     label : numpy.ndarray
         (Z, Y, X), 1 on the surface; every other value counts as background.
     network : str or Faults
-        A key of ``NETWORKS``, or the faults themselves.
+        A key of ``NETWORKS`` or ``PLAIN``, or the faults themselves.
     seed : int
         The same seed gives the same volume.
 
@@ -100,6 +103,8 @@ def simulate_network(label: np.ndarray, network: str | Faults, seed: int = 0) ->
     KeyError
         No such network.
     """
+    if network in PLAIN:
+        return _blur_label(label == 1, *PLAIN[network], np.random.default_rng(seed))
     faults = NETWORKS[network] if isinstance(network, str) else network
     rng = np.random.default_rng(seed)
     surface = label == 1
@@ -128,6 +133,19 @@ def simulate_network(label: np.ndarray, network: str | Faults, seed: int = 0) ->
     logits += faults.fine * smooth_noise(label.shape, 1, rng) + faults.coarse * smooth_noise(label.shape, 5, rng)
     logits = faults.sureness * logits + np.float32(faults.bias)
     return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+def _blur_label(surface, fine, coarse, rng):
+    surface, places = surface.copy(), np.flatnonzero(surface)
+    for radius in (2, 3, 4, 6, 9):
+        for at in places[rng.integers(places.size, size=round(places.size / 100_000))] if places.size else ():
+            middle = np.unravel_index(at, surface.shape)
+            box = _box_round(middle, radius, surface.shape)
+            offsets = np.ix_(*(np.arange(side.start, side.stop) - place for side, place in zip(box, middle)))
+            surface[box] &= sum(part**2 for part in offsets) > radius**2
+    probability = 1.15 * smooth_gaussian(surface, 1.2)
+    probability += fine * smooth_noise(surface.shape, 1, rng) + coarse * smooth_noise(surface.shape, 5, rng)
+    return np.clip(probability, 0, 1)
 
 
 def smooth_noise(shape: tuple[int, int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:

@@ -20,8 +20,8 @@ def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
     """Draw every sheet at one thickness round its middle, by voxels that change no topology.
 
     The middle is the ridge of the smoothed mask. First what lies farther from it than half the thickness goes: spurs vanish,
-    and what holds two parts together is worn down to a thread. Then the sheets grow across, within that distance,
-    those voxels first that lie on the strongest ridge. Only simple points of an octant come and go, and no voxel comes that lies within two
+    and what holds two parts together is worn down to a thread. Then the sheets grow across, within that distance, those voxels
+    first that lie on the strongest ridge. Only simple points of an octant come and go, and no voxel comes that lies within two
     voxels of another sheet, so that no two sheets meet: a hole stays a hole, a slit a slit, and a seam a seam.
 
     Parameters
@@ -60,10 +60,7 @@ def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
     halves = [(slice(0, -(-size // 2)), slice(-(-size // 2), size)) for size in mask.shape]
     octants = [block for block in itertools.product(*halves) if mask[block].any()]
     for layer in range(max(1, math.ceil((thickness - 1) / 2))):
-        labels, _ = label_components(result, 26)
-        near = np.zeros(mask.shape, dtype=np.uint8)
-        for_slabs(lambda start, stop: _find_layer(labels, levels, start, stop, near), len(mask))  # noqa: B023
-        del labels
+        near = _find_layers(result, levels)
 
         def work(block):
             result[block] = _redraw_octant(result[block], levels[block], near[block], trim=layer == 0)  # noqa: B023
@@ -84,6 +81,13 @@ def _rank_ridges(mask, sigma, thickness, axial):
 
     for_smooth_planes(mask, sigma, work)
     return levels
+
+
+def _find_layers(mask, levels):
+    near = np.zeros(mask.shape, dtype=np.uint8)
+    labels, _ = label_components(mask, 26)
+    for_slabs(lambda start, stop: _find_layer(labels, levels, start, stop, near), len(mask))
+    return near
 
 
 @compiled(nogil=True)

@@ -131,8 +131,10 @@ def for_smooth_planes(volume, sigma, function, margin=1):
     source = volume if volume.dtype in (np.float32, np.float64, bool) else volume.astype(np.float32)
     n_z = len(source)
 
+    planes = max(_PLANES, 2 * margin)
+
     def work(start):
-        stop = min(start + _PLANES, n_z)
+        stop = min(start + planes, n_z)
         low, high = max(start - margin, 0), min(stop + margin, n_z)
         smooth = np.empty((high - low, *source.shape[1:]), dtype=np.float32)
         _blur_across_planes(source, weights, low, high, smooth)
@@ -140,7 +142,7 @@ def for_smooth_planes(volume, sigma, function, margin=1):
         function(smooth, low, start, stop)
 
     if source.size:
-        for_each(work, range(0, n_z, _PLANES))
+        for_each(work, range(0, n_z, planes))
 
 
 def _make_relative(strength):
@@ -318,7 +320,7 @@ def _measure_row(rows, least, scale, half, log_part, plate, tilted, strength):
         strength[x] = max(min((plate * second - curvature) * scale, one), zero) if is_ridge else zero
 
 
-@compiled(nogil=True)
+@compiled(nogil=True, fastmath={"reassoc"})
 def _sum_planes(strength, start, stop, sums):
     """The sum of the strengths of each plane, and of their squares."""
     for z in range(start, stop):
@@ -334,8 +336,7 @@ def _divide(strength, usual, start, stop):
     for z in range(start, stop):
         for y in range(strength.shape[1]):
             for x in range(strength.shape[2]):
-                if strength[z, y, x] > 0:
-                    strength[z, y, x] /= strength[z, y, x] + usual
+                strength[z, y, x] /= strength[z, y, x] + usual
 
 
 @compiled(nogil=True)
