@@ -19,7 +19,7 @@ AXIAL_HALF, NORMAL_HALF = 1.5, 1.15
 NEAREST_LABELS, NEAR_SHARE = 9.0, 0.02
 # The largest share of a chunk that lines fill, and where every wrap is labelled; and how thick a line is along the normal on
 # average, from which that is foreseen.
-MOST_SURFACE, MOST_FULL, _MEAN_LINE = 0.09, 0.075, 2.5
+MOST_SURFACE, MOST_FULL, _MEAN_LINE = 0.09, 0.075, 2.7
 _FULL_SHARE = 0.25  # of the chunks whose wraps are far enough apart, those with every wrap labelled
 _FACE_REACH = 9.0  # voxels from a face within which a line turns aside
 _INWARD = 0.7  # voxels from the recto to the middle of its line, which lies on the papyrus rather than on its edge

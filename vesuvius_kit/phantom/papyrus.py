@@ -28,7 +28,7 @@ def paint_papyrus(image, wrap, inner, outer, arc, style, sheet, space, hash_seed
                 hole = noise2(sheet, z / 30.0, a / 26.0) + 0.5 * noise2(sheet, z / 7.0 + 31.0, a / 7.0) + 0.35 * crumb
                 whole = min(max((hole_level - hole) * 1.6, 0.0), 1.0)
                 thickness = style.thickness * math.exp(0.25 * noise2(sheet, z / 40.0 + 77.0, a / 32.0))
-                thickness = min(max(thickness, 5.0), 12.0) * whole
+                thickness = min(max(thickness, 5.0), max(12.0, style.thickness)) * whole
                 ragged = style.fray * (
                     noise2(sheet, z / 9.0 + 111.0, a / 9.0) + 0.6 * noise2(sheet, z / 4.0 + 140.0, a / 4.0)
                 )
