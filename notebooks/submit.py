@@ -38,7 +38,7 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # %% [markdown]
 # ## 2. Settings
 # Every model found among the inputs is used, averaged. The settings are those the first was trained with; `SETTINGS`
-# replaces single ones, for example `{"predict.views": "mirror", "postprocess.t_high": 0.9}`. `BUDGET` counts from the
+# replaces single ones, for example `{"predict.views": "mirror", "postprocess.pipeline": "public"}`. `BUDGET` counts from the
 # first cell; half an hour of Kaggle's nine stays unused for starting and scoring.
 
 # %%
@@ -65,8 +65,8 @@ print("postprocess:", config.postprocess)
 
 # %% [markdown]
 # ## 3. Predict against the clock
-# Window by window over each volume, then the repair: what is sure is kept with what it is connected to, small gaps
-# are closed, dust is dropped. Stop and run the cell again: it goes on with the first volume that has no mask yet.
+# Window by window over each volume, then the repair: sheets are drawn along the ridges of the probability, gaps are bridged,
+# tunnels slit, crumbs dropped. Stop and run the cell again: it goes on with the first volume that has no mask yet.
 
 # %%
 from vesuvius_kit.submission import write_submission

@@ -13,6 +13,7 @@ TINY = {
     "patches.size": [16, 16, 16],
     "patches.per_volume": 2,
     "predict.window": [16, 16, 16],
+    "postprocess.pipeline": "public",
     "postprocess.t_low": 0.3,
     "postprocess.t_high": 0.5,
     "postprocess.dust_min_size": 10,

@@ -49,7 +49,7 @@ def test_the_main_line_from_a_folder_to_a_submission(data, tmp_path, capsys, mon
     assert (code, out.strip()) == (0, "submission.zip: 2 predicted, 0 simple, valid")
     assert validate_submission(tmp_path / "submission.zip", data / "test_images") == 2
     assert run(capsys, "predict", "--images", data / "test_images")[0] == 0
-    code, _, _ = run(capsys, "postprocess", "--postprocess.t_low", 0.3, "--postprocess.t_high", 0.5)
+    code, _, _ = run(capsys, "postprocess", "--postprocess.pipeline", "public", "--postprocess.t_low", 0.3)
     assert code == 0
     assert read_volume(tmp_path / "masks" / "901.tif").shape == (10, 30, 17)
 
@@ -217,7 +217,9 @@ def test_training_that_diverged_is_one_line(data, tmp_path, capsys, monkeypatch)
     assert "no step of the epoch had a finite loss" in complaint(err)
 
 
-@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual.", "out of memory", ""])
+@pytest.mark.parametrize(
+    "message", ["CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual.", "out of memory", ""]
+)
 def test_training_that_does_not_fit_a_gpu_is_one_line(data, tmp_path, capsys, monkeypatch, message):
     from vesuvius_kit.losses import WeightedLoss
 

@@ -142,7 +142,10 @@ def test_overrides_replace_single_settings():
         ({"lr.max_factor": 6}, "lr.max_factor must be"),
         ({"lr.schedule": "rising"}, "lr.schedule"),
         ({"patches.size": [1, 2]}, "patches.size"),
-        ({"postprocess.t_low": 0.9, "postprocess.t_high": 0.5}, "postprocess.t_high must be >= 0.9"),
+        (
+            {"postprocess.pipeline": "public", "postprocess.t_low": 0.9, "postprocess.t_high": 0.5},
+            "postprocess.t_high must be >= 0.9",
+        ),
         ({"n_folds": 1}, "n_folds must be >= 2"),
         ({"folds": 9}, "folds must be"),
     ],
@@ -254,13 +257,16 @@ def test_a_limit_that_a_short_run_never_reaches_is_no_fault():
 
 def test_a_later_source_takes_the_effect_of_an_earlier_setting_away(tmp_path, caplog):
     """Another pipeline on the command line is no fault of the file, whose thresholds belonged to the one before."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("postprocess: {pipeline: public, t_low: 0.3}\n")
     with caplog.at_level("INFO"):
-        config = load_config("cpu_demo", {"postprocess.pipeline": "sheet_repair"})
+        config = load_config(path, {"postprocess.pipeline": "sheet_repair"})
     assert config_to_dict(config.postprocess) == config_to_dict(RunConfig().postprocess) | {"pipeline": "sheet_repair"}
     assert "postprocess.t_low must be left out" in caplog.text
     assert load_config("config_v5_variance_focused", {"train.num_epochs": 6}).train.swa_start_epoch == 0
-    path = tmp_path / "mine.yaml"
-    path.write_text("loss: {schedule: {dice_weight: [[0, 0.5], [4, 0.7], [9, 0.9]]}}\npostprocess: {t_low: 0.2}\n")
+    path.write_text(
+        "loss: {schedule: {dice_weight: [[0, 0.5], [4, 0.7], [9, 0.9]]}}\npostprocess: {pipeline: public, t_low: 0.2}\n"
+    )
     assert load_config(path, {"train.num_epochs": 5}).loss.schedule == {"dice_weight": [(0, 0.5), (4, 0.7)]}
     linear = {"train.num_epochs": 6, "loss.schedule_kind": "linear"}
     assert load_config(path, linear).loss.weights(5) == load_config(
@@ -305,12 +311,13 @@ def test_the_settings_of_a_checkpoint_give_way_to_a_pipeline_on_the_command_line
         parser = make_bare_parser()
         add_settings(parser, PostprocessConfig, "postprocess")
         parser.stored = {
-            f"postprocess.{key}": value for key, value in vars(PostprocessConfig(t_low=0.1, z_radius=1)).items()
+            f"postprocess.{key}": value
+            for key, value in vars(PostprocessConfig("public", t_low=0.1, z_radius=1)).items()
         }
         return instantiate(parser, parse_arguments(parser, words)).postprocess
 
-    assert parse() == PostprocessConfig(t_low=0.1, z_radius=1)
-    assert parse("--postprocess.t_high=0.5") == PostprocessConfig(t_low=0.1, t_high=0.5, z_radius=1)
+    assert parse() == PostprocessConfig("public", t_low=0.1, z_radius=1)
+    assert parse("--postprocess.t_high=0.5") == PostprocessConfig("public", t_low=0.1, t_high=0.5, z_radius=1)
     assert parse("--postprocess.pipeline", "raw") == PostprocessConfig("raw")
     with pytest.raises(InputValueError, match=r"^postprocess\.t_low must be left out"):
         parse("--postprocess.pipeline", "raw", "--postprocess.t_low", "0.2")

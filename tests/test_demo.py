@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vesuvius_kit import demo
+from vesuvius_kit import demo, submission
 from vesuvius_kit.checks import InputError
 from vesuvius_kit.competition import Chunk, Competition
-from vesuvius_kit.config import load_config
+from vesuvius_kit.config import PostprocessConfig, load_config
 from vesuvius_kit.submission import validate_submission
 from vesuvius_kit.volume import write_volume
 
@@ -80,6 +80,12 @@ def test_the_second_test_scroll_is_never_trained_on():
     assert demo.TEST_STYLES[1] not in demo.TRAIN_STYLES
 
 
+def test_the_demo_repairs_as_the_kit_does_by_default(finished):
+    folder, _ = finished
+    settings = json.loads((folder / "submission_masks" / "settings.json").read_text())
+    assert settings["postprocess"] == submission._note_pipeline(PostprocessConfig())
+
+
 def test_the_first_test_scroll_is_in_the_training_part_of_the_fold(finished):
     folder, _ = finished
     config = load_config(folder / "checkpoints" / "fold_0" / "last" / "config.yaml")
@@ -98,7 +104,7 @@ def test_trivial_masks_find_a_bright_sheet(tmp_path):
     for name, volume in (("image", image.clip(0, 255).astype(np.uint8)), ("label", label)):
         write_volume(tmp_path / f"{name}.tif", volume)
     chunk = Chunk("1", "2", tmp_path / "image.tif", tmp_path / "label.tif")
-    chosen = demo.choose_trivial_masks([chunk], load_config("cpu_demo"))
+    chosen = demo.choose_trivial_masks([chunk])
     assert set(chosen) == {"brightest", "ridges"}
     assert chosen["brightest"][1] <= 0.1
 

@@ -99,8 +99,7 @@ def test_a_disk_that_is_full_amid_the_work_leaves_nothing_half_written(work, tmp
     command += ["--predict.precision", "fp32", "--predict.device", "cpu"]
     if command[0] == "submit":
         # Masks of noise, larger than the limit.
-        command += ["--postprocess.t_low", "0.5", "--postprocess.t_high", "0.5", "--postprocess.dust_min_size", "0"]
-        command += ["--postprocess.z_radius", "0", "--postprocess.xy_radius", "0"]
+        command += ["--postprocess.pipeline", "raw"]
     done = run_with_small_files(command, kilobytes, tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vesuvius_kit import console
+from vesuvius_kit import console, submission
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
+from vesuvius_kit.config import PostprocessConfig
 from vesuvius_kit.kaggle import execute, session
 from vesuvius_kit.kaggle.notebooks import build_notebook, write_notebooks
 from vesuvius_kit.kaggle.rehearse import FIGURES, check_saved
@@ -174,6 +175,8 @@ def test_the_submit_notebook_leaves_a_valid_archive_of_the_trained_model(execute
     assert "models:      checkpoints" in text
     assert "a small network is trained" not in text
     assert validate_submission(executed / "submission.zip", executed / "phantom" / "test_images") == 1
+    settings = json.loads((executed / "submission_masks" / "settings.json").read_text())
+    assert settings["postprocess"] == submission._note_pipeline(PostprocessConfig()), "the default of the kit"
 
 
 def test_the_explore_notebook_counts_what_is_there(executed):

@@ -25,7 +25,7 @@ from vesuvius_kit.submission import (
 from vesuvius_kit.volume import read_volume, write_volume
 
 PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32")
-POSTPROCESS = PostprocessConfig(t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
+POSTPROCESS = PostprocessConfig("public", t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
 SHAPES = {"7": (24, 24, 24), "11": (10, 30, 17), "402": (16, 20, 33)}
 
 
@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(images, run, tmp_path, monke
 def test_masks_of_other_settings_never_mix(images, run, tmp_path):
     path = tmp_path / "submission.zip"
     write_submission(path, images, [run], PREDICT, POSTPROCESS)
-    other = PostprocessConfig(t_low=0.3, t_high=0.5, z_radius=0, xy_radius=0, dust_min_size=2)
+    other = PostprocessConfig("public", t_low=0.3, t_high=0.5, z_radius=0, xy_radius=0, dust_min_size=2)
     with pytest.raises(InputValueError, match=r"--fresh.*postprocess.xy_radius: 1 -> 0"):
         write_submission(path, images, [run], PREDICT, other)
     save_checkpoint(

@@ -26,7 +26,7 @@ from vesuvius_kit.volume import write_volume
 from vesuvius_kit.workers import WorkerError
 
 PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32", device="cpu")
-POSTPROCESS = PostprocessConfig(t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
+POSTPROCESS = PostprocessConfig("public", t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
 SHAPES = {"7": (24, 24, 24), "11": (20, 30, 17), "402": (18, 20, 33), "500": (30, 24, 24), "501": (24, 31, 24)}
 
 
