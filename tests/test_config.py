@@ -326,5 +326,5 @@ def test_the_settings_of_a_checkpoint_give_way_to_a_pipeline_on_the_command_line
 def test_thresholds_given_to_a_function_beside_another_pipeline_are_refused():
     from vesuvius_kit.postprocess import make_mask
 
-    with pytest.raises(InputValueError, match=r"must be left out beside pipeline raw, got t_low=0\.1"):
+    with pytest.raises(InputValueError, match=r"must be left out beside the pipeline raw, got t_low=0\.1"):
         make_mask(np.zeros((4, 4, 4), np.float32), "raw", t_low=0.1)

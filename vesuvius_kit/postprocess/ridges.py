@@ -122,10 +122,20 @@ def measure_ridges(
 
 
 def for_smooth_planes(volume, sigma, function, margin=1):
-    """Call ``function(smooth, offset, start, stop)`` for groups of planes, in threads.
+    """Smooth a volume some planes at a time and hand them on, so that the whole never stands in memory.
 
-    ``smooth`` holds the smoothed planes ``offset`` and on: those from ``start`` to ``stop`` and ``margin`` more on either side,
-    where there are so many. Only a few planes of it exist at a time. The groups are the same for any number of threads.
+    Parameters
+    ----------
+    volume : numpy.ndarray
+        (Z, Y, X) float or bool.
+    sigma : float
+        Standard deviation of the Gaussian, in voxels, > 0.
+    function : callable
+        Called as ``function(smooth, offset, start, stop)`` in threads. ``smooth``, float32, holds the planes from ``offset``
+        on: those from ``start`` to ``stop`` and ``margin`` more on either side, where there are so many. The groups are the
+        same for any number of threads.
+    margin : int
+        Planes on either side, >= 0.
     """
     weights = _weigh(sigma)
     source = volume if volume.dtype in (np.float32, np.float64, bool) else volume.astype(np.float32)

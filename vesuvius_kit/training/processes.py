@@ -264,7 +264,18 @@ def wait_for_all() -> None:
 
 @contextmanager
 def plain_forward(model: torch.nn.Module):
-    """A network without the autocast that Accelerate put around its forward pass: whoever calls it chooses the type."""
+    """A network without the autocast that Accelerate put around its forward pass: whoever calls it chooses the type.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As `prepare` returned it. Its forward pass is wrapped again afterwards.
+
+    Yields
+    ------
+    torch.nn.Module
+        The same network.
+    """
     wrapped = vars(model).pop("forward", None)
     try:
         yield model
