@@ -104,7 +104,7 @@ _TABLE = {
     "loose": (70505, 44.0, 0.36, 18.0, 12.0, 1.5, 50.0, 132.0, 24.0, 0.28, 1.6, 0.05, 0.40, 1.0, 12.0, 0.85, 2.8,
               0, 0.0, 0.0, 8.0, 80.0),
     "faint": (70606, 18.5, 0.36, 10.5, 10.0, 2.0, 66.0, 112.0, 20.0, 0.30, 1.5, 0.05, 0.40, 0.8, 18.0, 1.05, 4.2),
-}
+}  # fmt: skip
 _HARD = {
     #            id     spac spread thick wave folds gap  sheet exc tex  fray holes split debris specks blur noise
     #            lam part vess near far tears swirl rest tilt streak rings drift halo
