@@ -43,8 +43,9 @@ def scenes():
     height = np.mgrid[:36, :48, :48][0] - 6 - 0.25 * y - 1.5 * np.sin(x / 7)
     bridged = both | ((np.abs(y - 24) <= 1) & (np.abs(x - 24) <= 1) & (height > 0) & (height < 14))
     strength = 0.9 * both + 0.5 * (bridged & ~both)
-    cracked = first & (np.abs(y - 24) > 2)
+    cracked = first & ((np.abs(y - 24) > 2) | (np.abs(x - 24) > 15))
     faded = strength * (0.5 + 0.5 * (np.abs(y - 24) > 4))
+    uneven = np.abs(height) <= 0.4 + 2.2 * (np.sin(y / 4) > 0)
     ragged = first & ((y + x) % 7 != 0)
     rough = np.abs(np.mgrid[:36, :48, :48][0] - 12 - ndimage.gaussian_filter(
         np.random.default_rng(0).normal(0, 5, (48, 48)), 1.2)) <= 1.3  # fmt: skip
@@ -61,6 +62,7 @@ def scenes():
         "assemble_wraps": (faded, faded > 0.8, {"t_low": 0.2, "min_contact": 1}, cut),
         "bridge_gaps": (None, cracked | second, {"length": 9}, cut),
         "cut_bridges": (None, bridged, {}, cut),
+        "redraw_sheets": (None, uneven | second, {"thickness": 3.0, "sigma": 1.5, "axial": False}, cut),
         "slit_tunnels": (strength, first & ((y - 12) ** 2 + (x - 12) ** 2 > 20) & (y < 23), {}, ("face", 0)),
     }
 

@@ -305,7 +305,7 @@ def test_ridges_keep_touching_wraps_apart_and_lie_where_the_probability_is_highe
     probability = np.zeros((30, 30, 30), np.float32)
     probability[8:12], probability[12:15], probability[15:19] = 0.8, 0.3, 0.8
     strength = trace_ridges(probability, sigma=1.5, thickness=2.0, **OLD)
-    assert strength.dtype == np.float32
+    assert strength.dtype == np.float16
     assert strength.max() <= 1
     layers = np.flatnonzero((strength > 0.1)[:, 15, 15])
     assert layers.tolist() == [9, 10, 16, 17]
@@ -400,7 +400,7 @@ def test_ridges_equal_those_of_numpys_eigenvectors(shape, form):
     # Where rounding decides, anything goes.
     clear = (np.abs(offset) > 1e-3) & (np.abs(curvature) > 1e-5)
     assert clear.mean() > 0.65  # a volume of one plane has no curvature across it
-    np.testing.assert_allclose(strength[clear], expected[clear], atol=1e-5)
+    np.testing.assert_allclose(strength[clear], expected[clear], atol=1e-3)
     assert 0.02 < (strength > 0).mean() < 0.9
 
 

@@ -99,7 +99,7 @@ def bridge_gaps(mask, length=8, sigma=2.5, min_cosine=0.8) -> np.ndarray:
     if not mask.any():
         return result
     runs = find_runs(pack_mask(mask), 26)
-    labels = paint_runs(runs, mask.shape, np.uint16 if runs.count <= np.iinfo(np.uint16).max else np.int32)
+    labels = paint_runs(runs, mask.shape, np.min_scalar_type(runs.count))
     found = {}
 
     def work(smooth, offset, start, stop):

@@ -60,7 +60,7 @@ def trace_ridges(
     Returns
     -------
     numpy.ndarray
-        float32 in [0, 1], of the same shape: ``sigma**2`` times the curvature across the ridge, 0 outside of the slabs. A
+        float16 in [0, 1], of the same shape: ``sigma**2`` times the curvature across the ridge, 0 outside of the slabs. A
         plane layer of probability 1 and two voxels' thickness has 0.31 for a ``sigma`` of 2.5; half the probability, half
         of it.
 
@@ -82,19 +82,25 @@ def trace_ridges(
     plate = check_real("plate", plate, minimum=0, maximum=1)
     if profile not in _PROFILES:
         raise InputValueError(f"profile must be one of {', '.join(_PROFILES)}, got {profile!r}")
-    strength = np.empty(probability.shape, dtype=np.float32)
+    strength = np.empty(probability.shape, dtype=np.float16)
+    # Sums of planes, so that the number of threads changes no bit.
+    sums = np.zeros((len(strength), 2))
 
     def work(smooth, offset, start, stop):
-        measure_ridges(smooth, offset, start, stop, sigma, thickness, profile, plate, axial, out=strength[start:stop])
+        found = measure_ridges(smooth, offset, start, stop, sigma, thickness, profile, plate, axial)
+        _sum_planes(found, sums[start:stop])
+        strength[start:stop] = found
 
     for_smooth_planes(probability, sigma, work)
-    if relative:
-        _make_relative(strength)
+    first, second = sums.sum(axis=0)
+    if relative and first > 0:
+        usual = np.float32(max(second / first, _LEAST_USUAL))
+        for_slabs(lambda start, stop: _make_relative(strength, usual, start, stop), len(strength))
     return strength
 
 
 def measure_ridges(
-    smooth, offset, start, stop, sigma, thickness, profile="gaussian", plate=0.0, axial=True, out=None
+    smooth, offset, start, stop, sigma, thickness, profile="gaussian", plate=0.0, axial=True
 ) -> np.ndarray:
     """Return the strength of the planes from ``start`` to ``stop``, see `trace_ridges` and `for_smooth_planes`.
 
@@ -106,16 +112,13 @@ def measure_ridges(
         Planes of the volume.
     sigma, thickness, profile, plate, axial
         See `trace_ridges`.
-    out : numpy.ndarray, optional
-        float32, where to write; every voxel is.
 
     Returns
     -------
     numpy.ndarray
         float32 (stop - start, Y, X).
     """
-    if out is None:
-        out = np.empty((stop - start, *smooth.shape[1:]), dtype=np.float32)
+    out = np.empty((stop - start, *smooth.shape[1:]), dtype=np.float32)
     tilted = _LEAST_TILTED**2 if axial else 1.0
     _measure_ridges(smooth, sigma**2, thickness / 2, _PROFILES[profile], plate, tilted, start - offset, out)
     return out
@@ -155,15 +158,12 @@ def for_smooth_planes(volume, sigma, function, margin=1):
         for_each(work, range(0, n_z, planes))
 
 
-def _make_relative(strength):
-    """Replace the strength s by s / (s + m), in place; see `trace_ridges`."""
-    # Sums of planes, so that the number of threads changes no bit.
-    sums = np.zeros((len(strength), 2))
-    for_slabs(lambda start, stop: _sum_planes(strength, start, stop, sums), len(strength))
-    first, second = sums.sum(axis=0)
-    if first > 0:
-        usual = np.float32(max(second / first, _LEAST_USUAL))
-        for_slabs(lambda start, stop: _divide(strength, usual, start, stop), len(strength))
+def _make_relative(strength, usual, start, stop):
+    """Replace the strength s by s / (s + usual), in place; see `trace_ridges`."""
+    for z in range(start, stop):
+        plane = strength[z].astype(np.float32)
+        plane /= plane + usual
+        strength[z] = plane
 
 
 def _weigh(sigma):
@@ -331,22 +331,14 @@ def _measure_row(rows, least, scale, half, log_part, plate, tilted, strength):
 
 
 @compiled(nogil=True, fastmath={"reassoc"})
-def _sum_planes(strength, start, stop, sums):
+def _sum_planes(strength, sums):
     """The sum of the strengths of each plane, and of their squares."""
-    for z in range(start, stop):
+    for z in range(len(strength)):
         for y in range(strength.shape[1]):
             for x in range(strength.shape[2]):
                 value = np.float64(strength[z, y, x])
                 sums[z, 0] += value
                 sums[z, 1] += value * value
-
-
-@compiled(nogil=True)
-def _divide(strength, usual, start, stop):
-    for z in range(start, stop):
-        for y in range(strength.shape[1]):
-            for x in range(strength.shape[2]):
-                strength[z, y, x] /= strength[z, y, x] + usual
 
 
 @compiled(nogil=True)

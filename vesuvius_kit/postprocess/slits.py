@@ -72,7 +72,8 @@ def _grow_octant(probability, mask):
     levels = np.zeros(tuple(size + 2 for size in mask.shape), dtype=np.uint8)
     inner = (slice(1, -1),) * 3
     top = max(float(probability.max()), 1e-6)
-    _rank(probability, mask, 254 / top, levels[inner])
+    # No kernel takes float16.
+    _rank(probability.astype(np.float32, copy=probability.dtype == np.float16), mask, 254 / top, levels[inner])
     seeds = _strongest(levels[inner], *label_components(mask, 6)) + 1
     return grow_simple(levels, seeds)[inner]
 
