@@ -11,6 +11,7 @@ from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, for_smoot
 from vesuvius_kit.postprocess.sheets import _is_free
 from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.components import find_runs, paint_runs
+from vesuvius_kit.voxel.morphology import box_rows, dilate_words
 
 _TURNS = 2 * np.pi * np.arange(16) / 16
 _DIRECTIONS = np.stack([np.cos(_TURNS), np.sin(_TURNS)], axis=1)
@@ -98,12 +99,14 @@ def bridge_gaps(mask, length=8, sigma=2.5, min_cosine=0.8) -> np.ndarray:
     result = np.array(mask, order="C")
     if not mask.any():
         return result
-    runs = find_runs(pack_mask(mask), 26)
+    words = pack_mask(mask)
+    near = dilate_words(words, box_rows(1), mask.shape[2])
+    runs = find_runs(words, 26)
     labels = paint_runs(runs, mask.shape, np.min_scalar_type(runs.count))
     found = {}
 
     def work(smooth, offset, start, stop):
-        found[start] = _find_bridges(labels, smooth, offset, start, stop, length, min_cosine)
+        found[start] = _find_bridges(labels, near, smooth, offset, start, stop, length, min_cosine)
 
     for_smooth_planes(result, sigma, work, margin=length + 2)
     # In the order of the planes, whichever thread found them: where two sheets want one voxel the first has it.
@@ -126,9 +129,12 @@ def _tangents(normal, first, second):
     for axis in range(1, 3):
         if abs(normal[axis]) < abs(normal[k]):
             k = axis
-    first[:] = -normal[k] * normal
+    for axis in range(3):
+        first[axis] = -normal[k] * normal[axis]
     first[k] += 1.0
-    first /= math.sqrt((first**2).sum())
+    length = math.sqrt(first[0] ** 2 + first[1] ** 2 + first[2] ** 2)
+    for axis in range(3):
+        first[axis] /= length
     second[0] = normal[1] * first[2] - normal[2] * first[1]
     second[1] = normal[2] * first[0] - normal[0] * first[2]
     second[2] = normal[0] * first[1] - normal[1] * first[0]
@@ -180,7 +186,7 @@ def _find_near(mask, a, b, c, normal):
 
 
 @compiled(nogil=True)
-def _find_bridges(labels, smooth, offset, start, stop, length, min_cosine):
+def _find_bridges(labels, near, smooth, offset, start, stop, length, min_cosine):
     """The voxels of the bridges that begin in the planes from ``start`` to ``stop``, and the sheets they belong to."""
     n_z, n_y, n_x = labels.shape
     gradient, hessian, normal, other = np.empty(3), np.empty(6), np.empty(3), np.empty(3)
@@ -202,7 +208,7 @@ def _find_bridges(labels, smooth, offset, start, stop, length, min_cosine):
                 for k in range(_DIRECTIONS.shape[0]):
                     for axis in range(3):
                         ray[axis] = _DIRECTIONS[k, 0] * first[axis] + _DIRECTIONS[k, 1] * second[axis]
-                    s, step = _look_along(labels, z, y, x, ray, normal, length)
+                    s, step = _look_along(labels, near, z, y, x, ray, normal, length)
                     if s == 0:
                         continue
                     p = _nearest(z + s * ray[0] + step * normal[0])
@@ -212,7 +218,7 @@ def _find_bridges(labels, smooth, offset, start, stop, length, min_cosine):
                         continue
                     _differentiate(smooth, p - offset, q, r, gradient, hessian)
                     _sharpest(hessian, other)
-                    if abs((normal * other).sum()) < min_cosine:
+                    if abs(normal[0] * other[0] + normal[1] * other[1] + normal[2] * other[2]) < min_cosine:
                         continue
                     if n + 3 * s > voxels.size:
                         voxels, owners = (
@@ -255,13 +261,17 @@ def _is_at_rim(labels, z, y, x, first, second, normal):
 
 
 @compiled(nogil=True)
-def _look_along(labels, z, y, x, ray, normal, length):
+def _look_along(labels, near, z, y, x, ray, normal, length):
     """The number of steps to where a ray meets the mask again beyond a gap, 0 if it does not, and the step aside there."""
     n_z, n_y, n_x = labels.shape
     for s in range(2, length + 2):
         a, b, c = z + s * ray[0], y + s * ray[1], x + s * ray[2]
         if a < 0 or b < 0 or c < 0 or a > n_z - 1 or b > n_y - 1 or c > n_x - 1:
             return 0, 0
+        # A step along the normal is one voxel at most: where none is near there is nothing to find.
+        r = _nearest(c)
+        if not near[_nearest(a), _nearest(b), r >> 6] >> np.uint64(r & 63) & np.uint64(1):
+            continue
         step = _find_near(labels, a, b, c, normal)
         if step != 9:
             return (s if s > 2 else 0), step

@@ -94,8 +94,7 @@ def trace_ridges(
     for_smooth_planes(probability, sigma, work)
     first, second = sums.sum(axis=0)
     if relative and first > 0:
-        usual = np.float32(max(second / first, _LEAST_USUAL))
-        for_slabs(lambda start, stop: _make_relative(strength, usual, start, stop), len(strength))
+        _make_relative(strength, np.float32(max(second / first, _LEAST_USUAL)))
     return strength
 
 
@@ -158,12 +157,22 @@ def for_smooth_planes(volume, sigma, function, margin=1):
         for_each(work, range(0, n_z, planes))
 
 
-def _make_relative(strength, usual, start, stop):
+def _make_relative(strength, usual):
     """Replace the strength s by s / (s + usual), in place; see `trace_ridges`."""
-    for z in range(start, stop):
-        plane = strength[z].astype(np.float32)
-        plane /= plane + usual
-        strength[z] = plane
+    # A float16 from 0 to 1 is one of 15361 words: what each becomes is computed once.
+    values = np.arange(np.float16(1).view(np.uint16) + 1, dtype=np.uint16).view(np.float16).astype(np.float32)
+    table = (values / (values + usual)).astype(np.float16).view(np.uint16)
+    words = strength.view(np.uint16)
+    for_slabs(lambda start, stop: _translate(words[start:stop], table), len(words))
+
+
+@compiled(nogil=True)
+def _translate(words, table):
+    """Replace every word by the entry of that number."""
+    for z in range(words.shape[0]):
+        for y in range(words.shape[1]):
+            for x in range(words.shape[2]):
+                words[z, y, x] = table[words[z, y, x]]
 
 
 def _weigh(sigma):
@@ -240,11 +249,13 @@ def _blur_within_planes(out, weights):
             row[reach + n_x :] = row[reach + n_x - 1]
             target = out[z, y]
             for x in range(n_x):
-                target[x] = weights[0] * row[reach + x]
+                target[x] = weights[0] * line[x]
             for k in range(1, reach + 1):
+                # Slices, since an index that might be negative keeps the compiler from packing voxels: four times as fast.
+                before, after = row[reach - k :], row[reach + k :]
                 weight = weights[k]
                 for x in range(n_x):
-                    target[x] += weight * (row[reach + x - k] + row[reach + x + k])
+                    target[x] += weight * (before[x] + after[x])
 
 
 @compiled(nogil=True)
