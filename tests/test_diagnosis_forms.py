@@ -56,10 +56,11 @@ def assert_read(run, curve, holds, shift):
             assert any(math.isclose(value, row["dice"], rel_tol=1e-5) for value in line["scores"].values()), (line, row)
 
 
+@pytest.mark.parametrize("n_epochs", [3, 4, 5, 12])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_gives_back_what_was_written(form):  # D6
+def test_a_form_gives_back_what_was_written(form, n_epochs):  # D6
     write, holds, shift = FORMS[form]
-    curve = make_curve()
+    curve = make_curve(n_epochs)
     runs = read_text(write(curve))
     assert len(runs) == 1
     assert_read(runs[0], curve, holds, shift)

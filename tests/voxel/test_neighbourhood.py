@@ -49,7 +49,7 @@ def test_topological_numbers_equal_those_of_scipys_labels():
 def test_a_simple_point_comes_and_goes_without_a_trace_in_either_connectivity():
     with_and_without = ((1, 1, 1), True), ((1, 1, 1), False)
     changes = {26: set(), 6: set()}
-    for code, volume in draw_neighbourhoods(3000):
+    for code, volume in draw_neighbourhoods(1000):
         for connectivity, asked in ((26, code), (6, ~code)):
             numbers = set()
             for at, value in with_and_without:

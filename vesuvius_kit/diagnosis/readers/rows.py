@@ -138,7 +138,10 @@ def _number_fractions(rows, notes):
     if not any(row.epoch != int(row.epoch) for row in logged if math.isfinite(row.epoch)):
         return rows
     ends = {math.ceil(row.epoch - 1e-6) for row in logged}
-    if len(ends) < FEW_EPOCHS and len(logged) >= 2 * FEW_EPOCHS:
+    # A run validated once an epoch has no more validations than epochs: it keeps them.
+    n_validated = len({row.epoch for row in logged if _is_validation(row)})
+    is_finer = not 3 <= n_validated <= len(ends)
+    if is_finer and len(ends) < FEW_EPOCHS and len(logged) >= 2 * FEW_EPOCHS:
         for row in logged:
             row.step = row.epoch if row.step is None else row.step
             row.epoch = None
