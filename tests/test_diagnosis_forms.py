@@ -501,6 +501,25 @@ def test_a_log_by_steps_is_divided_by_its_validations():
     assert any("no epochs in this log" in note for note in run.notes)
 
 
+@pytest.mark.parametrize(
+    ("names", "every", "epochs", "said"),
+    [
+        (["eval_loss"], 5, [0, 1, 2, 3], "too few epochs in this log (2)"),  # twice an epoch: four points
+        (["eval_a_loss", "eval_b_loss"], 10, [1, 2], None),  # two sets once an epoch: no more points than epochs
+    ],
+)
+def test_a_log_of_two_epochs_is_divided_only_by_what_is_finer(names, every, epochs, said):
+    history = []
+    for tenth in range(1, 21):
+        place = {"epoch": tenth / 10, "step": 10 * tenth}
+        history.append(place | {"loss": 0.6 * 0.9**tenth, "learning_rate": 1e-3})
+        if tenth % every == 0:
+            history += [place | {name: 0.61 * 0.9**tenth} for name in names]
+    (run,) = read_text(json.dumps({"global_step": 200, "log_history": history}), "trainer_state.json")
+    assert [line["epoch"] for line in run.lines] == epochs
+    assert [note.split(":")[0] for note in run.notes if "epochs in this log" in note] == ([said] if said else [])
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 

@@ -138,32 +138,36 @@ def _number_fractions(rows, notes):
     if not any(row.epoch != int(row.epoch) for row in logged if math.isfinite(row.epoch)):
         return rows
     ends = {math.ceil(row.epoch - 1e-6) for row in logged}
-    # A run validated once an epoch has no more validations than epochs: it keeps them.
-    n_validated = len({row.epoch for row in logged if _is_validation(row)})
-    is_finer = not 3 <= n_validated <= len(ends)
-    if is_finer and len(ends) < FEW_EPOCHS and len(logged) >= 2 * FEW_EPOCHS:
+    points, _ = _choose_points(logged)
+    # A run validated once an epoch has no more points than epochs: it keeps its epochs.
+    if len(ends) < FEW_EPOCHS and len(logged) >= 2 * FEW_EPOCHS and len({row.epoch for row in points}) > len(ends):
         for row in logged:
             row.step = row.epoch if row.step is None else row.step
             row.epoch = None
-        return _number_points(rows, notes)
+        return _number_points(rows, notes, why=f"too few epochs in this log ({len(ends)})")
     for row in logged:
         row.epoch = math.ceil(row.epoch - 1e-6)
         row.level = "point" if row.level == "epoch" else row.level
     return rows
 
 
-def _number_points(rows, notes):
+def _choose_points(logged):
+    """The rows that points end at, and what each is: validations where there are three, else all."""
+    validated = [row for row in logged if _is_validation(row)]
+    return (validated, "validation") if len(validated) >= 3 else (logged, "logged step")
+
+
+def _number_points(rows, notes, why="no epochs in this log"):
     """Points where there are no epochs: from one validation to the next, or equal groups of steps."""
     _follow_steps(rows)
     logged = [row for row in rows if row.step is not None and row.values]
     for row in rows:
         if row.step is None and row.values:
             row.epoch = None
-    validated = [row for row in logged if _is_validation(row)]
-    steps = sorted({row.step for row in (validated if len(validated) >= 3 else logged)})
-    what = "validation" if len(validated) >= 3 else "logged step"
+    points, what = _choose_points(logged)
+    steps = sorted({row.step for row in points})
     size = 1
-    if len(validated) < 3 and len(steps) > MAX_POINTS:
+    if what == "logged step" and len(steps) > MAX_POINTS:
         size = -(-len(steps) // MAX_POINTS)
         what = f"mean of {size} logged steps"
     ends = steps[size - 1 :: size]
@@ -178,9 +182,7 @@ def _number_points(rows, notes):
         row.epoch = place if place < len(ends) else None
         row.level = "point"
     if ends:
-        notes.append(
-            f'no epochs in this log: "epoch" k is the k-th point, each a {what}; {len(ends)} points, to step {ends[-1]:g}'
-        )
+        notes.append(f'{why}: "epoch" k is the k-th point, each a {what}; {len(ends)} points, to step {ends[-1]:g}')
     return rows
 
 
