@@ -1,9 +1,9 @@
-"""Make the log files under ``tests/data/logs`` anew, each by the program that writes such logs.
+"""Make the log files under ``tests/files/logs`` anew, each by the program that writes such logs.
 
     python benchmarks/foreign_logs.py [PROGRAM ...] [--output FOLDER]
 
 Every file is a real training on slices of phantoms, of some seconds on a CPU: healthy, or with a fault that people really
-make. ``tests/data/logs/README.md`` says of each what it is. Needed beside the kit, for the program of that name only:
+make. ``tests/files/logs/README.md`` says of each what it is. Needed beside the kit, for the program of that name only:
 lightning; keras; transformers and accelerate; tensorboard; fastai; monai and pytorch-ignite; tqdm; pandas; nbclient, nbformat
 and ipykernel; nnunetv2; mmengine. This does not run in CI: the tests read the files. Times, and the last digits of losses,
 differ from machine to machine.
@@ -951,7 +951,7 @@ def main():
     parser.add_argument(
         "programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(PROGRAMS)}; all of them if none is named"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "tests" / "data" / "logs")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "tests" / "files" / "logs")
     arguments = parser.parse_args()
     unknown = set(arguments.programs) - set(PROGRAMS)
     if unknown:

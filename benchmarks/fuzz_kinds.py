@@ -308,7 +308,7 @@ class Volumes(Kind):
         super().__init__(folder)
         import tifffile
 
-        from vesuvius_kit.volume import write_volume
+        from vesuvius_kit.io.volume import write_volume
 
         rng = np.random.default_rng(0)
         self.volume = (rng.random(SHAPE) * 40).astype(np.uint8)
@@ -361,7 +361,7 @@ class Volumes(Kind):
         return ACCEPT if form in self.plain else SAME
 
     def read(self, path):
-        from vesuvius_kit.volume import read_volume
+        from vesuvius_kit.io.volume import read_volume
 
         return read_volume(path)
 
@@ -507,7 +507,7 @@ class Archives(Kind):
 
     def __init__(self, folder):
         super().__init__(folder)
-        from vesuvius_kit.volume import write_volume
+        from vesuvius_kit.io.volume import write_volume
 
         self.images = self.folder / "test_images"
         self.images.mkdir(exist_ok=True)
@@ -544,7 +544,7 @@ class Archives(Kind):
         return way
 
     def read(self, path):
-        from vesuvius_kit.archive import validate_submission
+        from vesuvius_kit.inference.archive import validate_submission
 
         return validate_submission(path, self.images)
 
@@ -673,7 +673,7 @@ class Tables(Kind):
 
     def __init__(self, folder):
         super().__init__(folder)
-        from vesuvius_kit.volume import write_volume
+        from vesuvius_kit.io.volume import write_volume
 
         rows = {
             "train": [("0012", "alpha"), ("0034", "alpha"), ("77", "beta")],
@@ -702,7 +702,7 @@ class Tables(Kind):
         return self.folder
 
     def read(self, path):
-        from vesuvius_kit.competition import Competition
+        from vesuvius_kit.data.competition import Competition
 
         audit = Competition(path).audit()
         if audit.errors:
@@ -1379,9 +1379,9 @@ class Checkpoints(Kind):
         super().__init__(folder)
         import torch
 
-        from vesuvius_kit.checkpoint import FILE_NAME, save_checkpoint
         from vesuvius_kit.config import RunConfig, config_to_dict
         from vesuvius_kit.models import create_model
+        from vesuvius_kit.models.checkpoint import FILE_NAME, save_checkpoint
 
         torch.set_num_threads(1)
         model = create_model("unet3d", initial_filters=2, depth=1)
@@ -1389,7 +1389,7 @@ class Checkpoints(Kind):
         self.forms = {"unet3d": (self.folder / "good" / FILE_NAME).read_bytes()}
 
     def read(self, path):
-        from vesuvius_kit.checkpoint import load_checkpoint, load_model
+        from vesuvius_kit.models.checkpoint import load_checkpoint, load_model
 
         checkpoint = load_checkpoint(path)
         load_model(path)

@@ -3,7 +3,7 @@
     python benchmarks/metric.py            all tables, as Markdown
     python benchmarks/metric.py CASE       one case in this process, as one line of JSON
 
-The cases: ``large`` (tests/data/golden_large, labelled as a real chunk is), ``perfect`` (its label against itself),
+The cases: ``large`` (tests/files/golden_large, labelled as a real chunk is), ``perfect`` (its label against itself),
 ``sheets-N`` (the same, mirrored or cut to N^3), ``noise-N-D`` (two unrelated volumes of N^3 voxels with a share of D per cent
 foreground: the worst case) and ``near-N-D`` (noise against itself with 5 % of the voxels changed). ``peers`` runs
 surface-distance, and connected-components-3d with scikit-image, beside the same parts of this package.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-DATA = Path(__file__).parent.parent / "tests" / "data"
+DATA = Path(__file__).parent.parent / "tests" / "files"
 REFERENCE_SECONDS, REFERENCE_GB = (77, 82), 5.7  # the competition's program on the large case, two cores
 REPEATS = 7
 

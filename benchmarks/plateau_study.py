@@ -25,16 +25,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vesuvius_kit.checkpoint import load_model
-from vesuvius_kit.competition import Competition
 from vesuvius_kit.config import load_config
-from vesuvius_kit.inference import predict_volume
+from vesuvius_kit.constants import UNLABELLED
+from vesuvius_kit.data.competition import Competition
+from vesuvius_kit.data.patches import PatchDataset
+from vesuvius_kit.inference.predict import predict_volume
+from vesuvius_kit.io.volume import read_volume, write_atomically
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score
-from vesuvius_kit.patches import PatchDataset
+from vesuvius_kit.models.checkpoint import load_model
 from vesuvius_kit.phantom import write_competition
-from vesuvius_kit.training import train
-from vesuvius_kit.volume import UNLABELLED, read_volume, write_atomically
+from vesuvius_kit.training.loop import train
 
 logger = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from typing import NamedTuple
 import numpy as np
 from simulated_networks import NETWORKS, PLAIN, simulate_network
 
-from vesuvius_kit.checkpoint import find_checkpoints, load_model
-from vesuvius_kit.inference import predict_volume
+from vesuvius_kit.inference.predict import predict_volume
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.metrics import leaderboard_score
+from vesuvius_kit.models.checkpoint import find_checkpoints, load_model
 from vesuvius_kit.phantom import make_phantom
 from vesuvius_kit.phantom.styles import REPORT_STYLES
 from vesuvius_kit.postprocess.pipeline import load_pipeline, run_pipeline
-from vesuvius_kit.volume import read_volume
 
 # Grey values: papyrus and air are 45 to 80 apart, the two faces of a sheet 40 to 50.
 NOISES = (0, 12, 24)

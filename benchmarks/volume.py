@@ -13,8 +13,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from vesuvius_kit.io.volume import read_volume, write_volume
 from vesuvius_kit.phantom import make_phantom
-from vesuvius_kit.volume import read_volume, write_volume
 
 
 def read_with_pillow(path):

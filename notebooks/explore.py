@@ -37,8 +37,8 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # differ.
 
 # %%
-from vesuvius_kit.competition import Competition
 from vesuvius_kit.console import show_progress
+from vesuvius_kit.data.competition import Competition
 from vesuvius_kit.kaggle.session import open_session
 
 VOLUMES_PER_SCROLL = int(os.environ.get("VESUVIUS_KIT_VOLUMES", "3"))

@@ -44,11 +44,11 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # %%
 import json
 
-from vesuvius_kit.checkpoint import find_checkpoints
 from vesuvius_kit.checks import check_duration
 from vesuvius_kit.config import load_config
 from vesuvius_kit.console import show_progress
 from vesuvius_kit.kaggle.session import find_or_train_models, open_session
+from vesuvius_kit.models.checkpoint import find_checkpoints
 
 BUDGET = os.environ.get("VESUVIUS_KIT_BUDGET", "8h30m")
 SETTINGS = {"predict.device": "auto", "predict.precision": "auto"} | json.loads(
@@ -69,7 +69,7 @@ print("postprocess:", config.postprocess)
 # tunnels slit, crumbs dropped. Stop and run the cell again: it goes on with the first volume that has no mask yet.
 
 # %%
-from vesuvius_kit.submission import write_submission
+from vesuvius_kit.inference.submission import write_submission
 
 IMAGES = session.data / "test_images"
 summary = write_submission(
@@ -91,7 +91,7 @@ if summary.failed:
 # raises an error here instead of costing a submission.
 
 # %%
-from vesuvius_kit.submission import validate_submission
+from vesuvius_kit.inference.submission import validate_submission
 
 n_masks = validate_submission(summary.zip_path, IMAGES)
 print(f"{summary.zip_path}: valid, {n_masks} masks, {summary.zip_path.stat().st_size / 1e6:.1f} MB")
@@ -106,9 +106,9 @@ print(f"{summary.zip_path}: valid, {n_masks} masks, {summary.zip_path.stat().st_
 # %%
 from IPython.display import Image, display
 
-from vesuvius_kit.competition import Competition
+from vesuvius_kit.data.competition import Competition
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.report import write_prediction_page
-from vesuvius_kit.volume import read_volume
 
 for chunk in [chunk for chunk in Competition(session.data).require_test() if chunk.id in summary.predicted][:1]:
     mask = read_volume(session.working / "submission_masks" / f"{chunk.id}.tif")

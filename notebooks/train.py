@@ -66,7 +66,7 @@ print(
 # it for background.
 
 # %%
-from vesuvius_kit.competition import Competition
+from vesuvius_kit.data.competition import Competition
 
 competition = Competition(config.data)
 print(competition.audit(progress=show_progress).to_text())
@@ -80,7 +80,7 @@ print(competition.audit(progress=show_progress).to_text())
 # %%
 from functools import partial, update_wrapper
 
-from vesuvius_kit.training import train
+from vesuvius_kit.training.loop import train
 
 run = partial(train, config, resume_from=EARLIER, progress=show_progress)
 update_wrapper(run, train)  # the launcher asks a function for its name
@@ -111,7 +111,7 @@ Image(write_training_page(session.working / "training.png", RUN))
 
 # %%
 from vesuvius_kit.diagnosis import diagnose
-from vesuvius_kit.run_folder import list_folds
+from vesuvius_kit.io.run_folder import list_folds
 
 for fold in list_folds(RUN):
     print(diagnose(fold).to_text())
@@ -122,13 +122,13 @@ for fold in list_folds(RUN):
 # The dark parts were never labelled, so nothing can be said about them.
 
 # %%
-from vesuvius_kit.checkpoint import find_checkpoints, load_model
-from vesuvius_kit.inference import predict_volume
+from vesuvius_kit.inference.predict import predict_volume
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.metrics import leaderboard_score
+from vesuvius_kit.models.checkpoint import find_checkpoints, load_model
 from vesuvius_kit.postprocess import make_mask
 from vesuvius_kit.report import write_prediction_page
-from vesuvius_kit.training import inference_window
-from vesuvius_kit.volume import read_volume
+from vesuvius_kit.training.choices import inference_window
 
 chunk = competition.folds(config.n_folds, config.train.seed)[config.folds[0]][1][0]
 image, label = read_volume(chunk.image_path), read_volume(chunk.label_path)

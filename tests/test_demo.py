@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vesuvius_kit import demo, submission
+from vesuvius_kit import demo
 from vesuvius_kit.checks import InputError
-from vesuvius_kit.competition import Chunk, Competition
 from vesuvius_kit.config import PostprocessConfig, load_config
-from vesuvius_kit.submission import validate_submission
-from vesuvius_kit.volume import write_volume
+from vesuvius_kit.data.competition import Chunk, Competition
+from vesuvius_kit.inference import submission
+from vesuvius_kit.inference.submission import validate_submission
+from vesuvius_kit.io.volume import write_volume
 
 
 @pytest.fixture(scope="module")

@@ -17,21 +17,22 @@ import torch
 from scipy import ndimage
 
 from vesuvius_kit.checks import make_folder, make_scratch_folder
-from vesuvius_kit.competition import Competition
 from vesuvius_kit.config import RunConfig, load_config
 from vesuvius_kit.console import no_progress
-from vesuvius_kit.grid import window_starts
-from vesuvius_kit.inference import choose_device
+from vesuvius_kit.constants import SURFACE, UNLABELLED
+from vesuvius_kit.data.competition import Competition
+from vesuvius_kit.inference.grid import window_starts
+from vesuvius_kit.inference.precision import Precision, autocast, choose_precision
+from vesuvius_kit.inference.predict import choose_device
+from vesuvius_kit.inference.submission import write_submission
+from vesuvius_kit.io.volume import read_volume, write_atomically
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score, surface_dice
 from vesuvius_kit.models import create_model
 from vesuvius_kit.phantom import STYLES, write_competition
 from vesuvius_kit.postprocess import close_cylinder, remove_small_components
-from vesuvius_kit.precision import Precision, autocast, choose_precision
 from vesuvius_kit.report import read_log, write_report
-from vesuvius_kit.submission import write_submission
-from vesuvius_kit.training import train
-from vesuvius_kit.volume import SURFACE, UNLABELLED, read_volume, write_atomically
+from vesuvius_kit.training.loop import train
 
 logger = logging.getLogger(__name__)
 

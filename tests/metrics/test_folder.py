@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vesuvius_kit.checks import InputNotFoundError, InputValueError
+from vesuvius_kit.io.volume import write_volume
 from vesuvius_kit.metrics import leaderboard_score, score_folder
 from vesuvius_kit.metrics.folder import COLUMNS
-from vesuvius_kit.volume import write_volume
 
 SHAPE = (8, 9, 10)
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from golden import DATA, load_cases
+from helpers.golden import DATA, load_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +39,7 @@ def test_equals_the_competition(case, prediction, label):
 @pytest.mark.long
 def test_equals_the_competition_on_a_whole_chunk():
     if not (DATA / "golden_large.npz").exists():
-        pytest.skip("golden_large is not in tests/data")
+        pytest.skip("golden_large is not in tests/files")
     for case, prediction, label in load_cases("golden_large"):
         check_case(case, leaderboard_score(prediction, label))
 

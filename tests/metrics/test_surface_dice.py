@@ -1,10 +1,10 @@
 """Surface Dice against the package surface-distance."""
 
-import naive
 import numpy as np
 import pytest
 import surface_distance
-from golden import load_cases
+from helpers import naive
+from helpers.golden import load_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area

@@ -1,9 +1,9 @@
 """Counts and features of the induced matching."""
 
-import naive
 import numpy as np
 import pytest
-from golden import load_cases
+from helpers import naive
+from helpers.golden import load_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

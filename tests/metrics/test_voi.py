@@ -1,10 +1,10 @@
 """Variation of information against scikit-image on the labels of connected-components-3d."""
 
 import cc3d
-import naive
 import numpy as np
 import pytest
-from golden import load_cases
+from helpers import naive
+from helpers.golden import load_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import metrics

@@ -46,10 +46,10 @@ def test_the_trial_says_of_every_model_what_a_step_would(name, batch_size):
 
 
 def test_one_patch_for_a_batch_norm_is_refused_before_the_run_has_a_folder(tmp_path):
-    from competitions import TINY, write_small_competition
+    from helpers.competitions import TINY, write_small_competition
 
     from vesuvius_kit.config import load_config
-    from vesuvius_kit.training import train
+    from vesuvius_kit.training.loop import train
 
     data = write_small_competition(tmp_path / "data")
     settings = {**TINY, "data": str(data), "output": str(tmp_path / "run"), "model.name": "timm_unet",

@@ -11,8 +11,8 @@ import tifffile
 
 from vesuvius_kit.checks import InputError, InputValueError
 from vesuvius_kit.cli import main
+from vesuvius_kit.io.volume import read_volume, write_volume
 from vesuvius_kit.postprocess.files import list_probabilities, load_probability
-from vesuvius_kit.volume import read_volume, write_volume
 
 SHAPE = (4, 6, 8)
 

@@ -1,8 +1,8 @@
 """Packed masks against arrays of bool."""
 
-import naive
 import numpy as np
 import pytest
+from helpers import naive
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,10 +1,10 @@
 """Components over runs against flooding, SciPy and connected-components-3d."""
 
 import cc3d
-import naive
 import numba
 import numpy as np
 import pytest
+from helpers import naive
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage

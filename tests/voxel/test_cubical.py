@@ -1,8 +1,8 @@
 """Pairs of births and deaths against the plain reading of the rules, in all three dimensions."""
 
-import naive
 import numpy as np
 import pytest
+from helpers import naive
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

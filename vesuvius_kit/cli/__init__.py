@@ -29,7 +29,7 @@ from vesuvius_kit.cli import (
     train,
 )
 from vesuvius_kit.console import configure_logging, how_to_go_on, outlive_readers
-from vesuvius_kit.hardware import count_cores
+from vesuvius_kit.inference.hardware import count_cores
 from vesuvius_kit.kaggle.errors import KaggleError
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import json
 
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 
@@ -12,8 +12,8 @@ def run(prog, arguments):
     parser.add_argument("--json", type=str, default=None, help="also write the report to this file")
     given = parse_arguments(parser, arguments)
     from vesuvius_kit.checks import check_output_file
-    from vesuvius_kit.competition import Competition
-    from vesuvius_kit.volume import write_atomically
+    from vesuvius_kit.data.competition import Competition
+    from vesuvius_kit.io.volume import write_atomically
 
     if given.json is not None:
         check_output_file("--json", given.json)

@@ -1,6 +1,6 @@
 """Build the offline bundle that Kaggle notebooks install: the kit, what the image lacks, an installer, a manifest."""
 
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 
 
 def run(prog, arguments):

@@ -1,6 +1,6 @@
 """The whole main job on a phantom: data, training, prediction, repair, submission.zip, score, a picture."""
 
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 

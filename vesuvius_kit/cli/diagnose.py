@@ -3,7 +3,7 @@
 import json
 
 from vesuvius_kit.checks import InputValueError, check_output_file
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 
 
 def run(prog, arguments):
@@ -23,7 +23,7 @@ def run(prog, arguments):
     if (given.place is None) == (given.run is None):
         raise InputValueError("diagnose needs one run: a folder or a log, as its first word or as --run")
     from vesuvius_kit.diagnosis import diagnose, find_logs
-    from vesuvius_kit.volume import write_atomically
+    from vesuvius_kit.io.volume import write_atomically
 
     for option, path in (("--figure", given.figure), ("--json", given.json), ("--yaml", given.yaml)):
         if path is not None:

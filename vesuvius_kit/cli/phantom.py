@@ -1,6 +1,6 @@
 """Write a synthetic competition folder: images, labels and tables in the competition's layout."""
 
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from vesuvius_kit.config import PostprocessConfig, add_settings, instantiate, make_bare_parser, parse_arguments
+from vesuvius_kit.config import PostprocessConfig
+from vesuvius_kit.config.parser import add_settings, instantiate, make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 
@@ -21,7 +22,7 @@ def run(prog, arguments):
     settings = instantiate(parser, given).postprocess
     if given.pipeline is not None:
         settings = replace(settings, pipeline=given.pipeline)
-    from vesuvius_kit.submission import postprocess_folder
+    from vesuvius_kit.inference.submission import postprocess_folder
 
     postprocess_folder(
         given.probabilities,

@@ -1,7 +1,8 @@
 """Write the surface probabilities of every volume in a folder."""
 
 from vesuvius_kit.cli.prediction import add_prediction_arguments, parse_with_checkpoint_defaults, report_worker_error
-from vesuvius_kit.config import PredictConfig, add_settings, make_bare_parser
+from vesuvius_kit.config import PredictConfig
+from vesuvius_kit.config.parser import add_settings, make_bare_parser
 from vesuvius_kit.console import show_progress
 
 
@@ -12,8 +13,8 @@ def run(prog, arguments):
     parser.add_argument("--output", type=str, default="probabilities", help="folder for {id}.npy, float16")
     add_settings(parser, PredictConfig, "predict")
     given, built = parse_with_checkpoint_defaults(parser, arguments, ["predict"])
-    from vesuvius_kit.submission import predict_folder
-    from vesuvius_kit.workers import WorkerError
+    from vesuvius_kit.inference.submission import predict_folder
+    from vesuvius_kit.inference.workers import WorkerError
 
     try:
         predict_folder(

@@ -3,7 +3,8 @@
 import sys
 
 from vesuvius_kit.checks import InputValueError
-from vesuvius_kit.config import config_to_dict, instantiate, load_config, parse_arguments
+from vesuvius_kit.config import config_to_dict, load_config
+from vesuvius_kit.config.parser import instantiate, parse_arguments
 from vesuvius_kit.console import how_to_go_on
 
 
@@ -29,7 +30,7 @@ def parse_with_checkpoint_defaults(parser, arguments, sections):
     if given.config is not None:
         stored = config_to_dict(load_config(given.config))
     else:
-        from vesuvius_kit.checkpoint import find_checkpoints, read_checkpoint_header
+        from vesuvius_kit.models.checkpoint import find_checkpoints, read_checkpoint_header
 
         path = find_checkpoints(given.checkpoints)[0]
         _, state = read_checkpoint_header(path)

@@ -1,6 +1,6 @@
 """Send the bundle, and weights, to Kaggle if they changed, and start a notebook there."""
 
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 

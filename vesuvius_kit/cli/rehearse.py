@@ -1,7 +1,7 @@
 """Run the notebooks as Kaggle would: a fresh environment, /kaggle in both layouts, no network; check what they leave."""
 
 from vesuvius_kit.checks import check_duration
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 

@@ -1,6 +1,6 @@
 """Print the competition's score of masks, volume by volume, with the mean."""
 
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 SCORE_COLUMNS = ("score", "toposcore", "surface_dice", "voi_score")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_duration, check_folder
 from vesuvius_kit.cli.push import add_push_arguments, prepare
-from vesuvius_kit.config import make_bare_parser, parse_arguments
+from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 
@@ -26,7 +26,7 @@ def run(prog, arguments):
         if given.data is None:
             raise InputValueError("--data must name the competition folder, to validate the submission, got none")
         check_folder("test images", Path(given.data) / "test_images")
-    from vesuvius_kit.submission import list_images
+    from vesuvius_kit.inference.submission import list_images
 
     wait_seconds = check_duration("--wait", given.wait)
     if given.kernel == "submit":

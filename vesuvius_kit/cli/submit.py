@@ -4,7 +4,8 @@ from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_duration
 from vesuvius_kit.cli.prediction import add_prediction_arguments, parse_with_checkpoint_defaults, report_worker_error
-from vesuvius_kit.config import PostprocessConfig, PredictConfig, add_settings, make_bare_parser
+from vesuvius_kit.config import PostprocessConfig, PredictConfig
+from vesuvius_kit.config.parser import add_settings, make_bare_parser
 from vesuvius_kit.console import show_progress
 
 
@@ -22,8 +23,8 @@ def run(prog, arguments):
     given, built = parse_with_checkpoint_defaults(parser, arguments, ["predict", "postprocess"])
     if (given.data is None) == (given.images is None):
         raise InputValueError("submit must be given either --data or --images, got both or neither")
-    from vesuvius_kit.submission import write_submission
-    from vesuvius_kit.workers import WorkerError
+    from vesuvius_kit.inference.submission import write_submission
+    from vesuvius_kit.inference.workers import WorkerError
 
     try:
         summary = write_submission(

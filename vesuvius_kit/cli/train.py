@@ -3,7 +3,7 @@
 import os
 
 from vesuvius_kit.checks import InputValueError
-from vesuvius_kit.config import make_parser, parse_arguments, run_config_of
+from vesuvius_kit.config.parser import make_parser, parse_arguments, run_config_of
 from vesuvius_kit.console import show_progress
 
 
@@ -17,7 +17,7 @@ def run(prog, arguments):
     config = run_config_of(parser, given)
     if not config.data:
         raise InputValueError("--data must name the competition folder, got nothing")
-    from vesuvius_kit.training import train
+    from vesuvius_kit.training.loop import train
 
     folder = train(config, fresh=given.fresh, resume_from=given.resume_from, progress=show_progress)
     # Where several processes train, each of them comes by here.

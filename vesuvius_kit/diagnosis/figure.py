@@ -8,7 +8,7 @@ from statistics import median
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.diagnosis.curves import COMPONENTS, base_rate, number_of, part_of, scores_of, series
 from vesuvius_kit.diagnosis.rate_faults import MAX_MULTIPLE
-from vesuvius_kit.volume import write_atomically
+from vesuvius_kit.io.volume import write_atomically
 
 # Colour-blind safe (Okabe and Ito).
 _BLUE, _ORANGE, _GREEN, _RED, _PINK, _SKY, _INK = (

@@ -61,7 +61,7 @@ _KIT_IMPORTS = {
     "vesuvius_kit.kaggle.paths": (),
     "vesuvius_kit.metrics": _NUMERIC,
     "vesuvius_kit.postprocess": _NUMERIC,
-    "vesuvius_kit.submission": ("torch", "safetensors", *_NUMERIC),
+    "vesuvius_kit.inference.submission": ("torch", "safetensors", *_NUMERIC),
     "vesuvius_kit.training": ("torch", "accelerate", "safetensors", "albumentations", *_NUMERIC),
 }
 

@@ -28,11 +28,11 @@ from urllib.parse import urlsplit
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputOSError, check_file, explain_os_error
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.io.volume import write_atomically
 from vesuvius_kit.kaggle.credentials import config_folder, find_credentials
 from vesuvius_kit.kaggle.discretion import Discretion
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.network import PROXY_HINT, explain_failure, is_web_page
-from vesuvius_kit.volume import write_atomically
 
 logger = logging.getLogger(__name__)
 

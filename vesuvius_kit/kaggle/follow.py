@@ -5,10 +5,10 @@ from pathlib import Path
 
 from vesuvius_kit.checks import InputError, make_folder
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.io.volume import write_atomically
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.paths import COMPETITION_SLUG
 from vesuvius_kit.kaggle.push import forget_run
-from vesuvius_kit.volume import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def check_output(run, output, images_folder) -> int:
     KaggleError
         There is no submission, or one that the competition does not accept.
     """
-    from vesuvius_kit.submission import validate_submission
+    from vesuvius_kit.inference.submission import validate_submission
 
     path = Path(output) / SUBMISSION_NAME
     name = f"notebook {run.kernel} version {run.version}"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_choice, make_folder, name_os_errors
+from vesuvius_kit.io.volume import write_atomically
 from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, MODELS_SLUG
-from vesuvius_kit.volume import write_atomically
 
 PLACEHOLDER_OWNER = "OWNER"
 METADATA_NAME = "kernel-metadata.json"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_folder
-from vesuvius_kit.volume import write_atomically
+from vesuvius_kit.io.volume import write_atomically
 
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

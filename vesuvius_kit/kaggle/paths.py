@@ -121,7 +121,7 @@ def find_models(*, roots=None) -> list[Path]:
     -------
     list of pathlib.Path
         Sorted. Each holds ``fold_*/best/checkpoint.safetensors``, or ``last`` where a run was stopped before it had a best;
-        `vesuvius_kit.checkpoint.find_checkpoints` takes them as they are.
+        `vesuvius_kit.models.checkpoint.find_checkpoints` takes them as they are.
 
     Raises
     ------

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from vesuvius_kit.checks import InputNotFoundError, InputValueError, make_folder
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.io.volume import write_atomically
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.metadata import METADATA_NAME, kernel_metadata, read_json_object
 from vesuvius_kit.kaggle.shipment import notebook_path, sha256_of
 from vesuvius_kit.kaggle.uploads import UploadMemory
-from vesuvius_kit.volume import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -234,10 +234,10 @@ def check_run(place, notebook: str) -> list[str]:
     list of str
         What is wrong, one line each; empty when nothing is.
     """
-    from vesuvius_kit.checkpoint import find_checkpoints, load_model
+    from vesuvius_kit.inference.submission import validate_submission
     from vesuvius_kit.kaggle.paths import find_competition
+    from vesuvius_kit.models.checkpoint import find_checkpoints, load_model
     from vesuvius_kit.report import read_log
-    from vesuvius_kit.submission import validate_submission
 
     place = Path(place)
     working = place / "kaggle" / "working"

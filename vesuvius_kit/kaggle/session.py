@@ -190,7 +190,7 @@ def find_or_train_models(session: Session, *, progress=no_progress) -> list[Path
     Returns
     -------
     list of pathlib.Path
-        Run folders, as `vesuvius_kit.checkpoint.find_checkpoints` takes them.
+        Run folders, as `vesuvius_kit.models.checkpoint.find_checkpoints` takes them.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def find_or_train_models(session: Session, *, progress=no_progress) -> list[Path
     except InputNotFoundError:
         if is_kaggle():
             raise
-    from vesuvius_kit.training import train
+    from vesuvius_kit.training.loop import train
 
     logger.warning("no model found: a small network is trained for about a minute; its masks are no measure of the kit")
     places = {"data": str(session.data), "output": str(session.working / RUN_FOLDER)}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_choice, check_file, make_folder
+from vesuvius_kit.io.volume import write_atomically
 from vesuvius_kit.kaggle.bundle import build_bundle
 from vesuvius_kit.kaggle.metadata import KERNELS, METADATA_NAME, check_metadata, find_edits, kernel_metadata
 from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, MANIFEST_NAME, MODELS_SLUG
-from vesuvius_kit.volume import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def notebook_path(checkout, kernel) -> Path:
 
 def _models_dataset(checkpoints, folder):
     """The weights in the layout of run folders, with a manifest of their hashes."""
-    from vesuvius_kit.checkpoint import find_checkpoints
+    from vesuvius_kit.models.checkpoint import find_checkpoints
 
     files = {}
     for path in find_checkpoints(checkpoints):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from vesuvius_kit.checks import InputOSError, explain_os_error, make_folder
-from vesuvius_kit.volume import write_atomically
+from vesuvius_kit.io.volume import write_atomically
 
 FILE_NAME = "uploads.json"
 # Google keeps a begun upload for a week.

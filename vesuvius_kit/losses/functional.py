@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_integer, check_real
+from vesuvius_kit.constants import SURFACE, UNLABELLED
 
-SURFACE = 1
-UNLABELLED = 2
 # Keeps ratios of sums defined where both are empty.
 EPSILON = 1e-5
 # Voxels up to the first distance from the boundary count fully, from the second on not at all.

@@ -24,9 +24,9 @@ from vesuvius_kit.checks import (
     check_spacing,
 )
 from vesuvius_kit.console import no_progress
-from vesuvius_kit.listing import copy_member, list_members, list_volumes, open_archive
+from vesuvius_kit.io.listing import copy_member, list_members, list_volumes, open_archive
+from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype, write_atomically
 from vesuvius_kit.metrics.leaderboard import LeaderboardScore, is_compilation_due, leaderboard_score
-from vesuvius_kit.volume import read_volume, volume_shape_and_dtype, write_atomically
 
 PROBLEMS = ("missing", "extra", "corrupt", "wrong shape", "no mask")
 COLUMNS = (

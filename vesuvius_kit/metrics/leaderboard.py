@@ -8,10 +8,10 @@ import numba
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape, check_spacing
-from vesuvius_kit.compilation import is_compiled
 from vesuvius_kit.metrics.surface_dice import surface_dice
 from vesuvius_kit.metrics.topology import betti_matching_counts, octants, topology_score
 from vesuvius_kit.metrics.voi import variation_of_information
+from vesuvius_kit.voxel.compilation import is_compiled
 from vesuvius_kit.voxel.tunnels import _sweep
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_real, check_same_shape, check_spacing
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _lowest_bit, ball_rows, dilate, pack_mask, shift_down
+from vesuvius_kit.voxel.compilation import compiled
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, check_real
-from vesuvius_kit.volume import check_grey_values
+from vesuvius_kit.io.volume import check_grey_values
 
 SCHEMES = ("volume", "fixed")
 

@@ -16,10 +16,10 @@ from vesuvius_kit.checks import (
     make_folder,
 )
 from vesuvius_kit.console import no_progress
-from vesuvius_kit.listing import volume_id
+from vesuvius_kit.io.listing import volume_id
+from vesuvius_kit.io.volume import write_atomically, write_volume
 from vesuvius_kit.phantom.chunk import make_phantom
 from vesuvius_kit.phantom.styles import STYLES, list_styles
-from vesuvius_kit.volume import write_atomically, write_volume
 
 _EDITION = 2  # raise it when the same seed gives other voxels: ids change with it, so old and new chunks never mix
 

@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numba import prange
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.phantom.noise import hash_voxel, noise2
+from vesuvius_kit.voxel.compilation import compiled
 
 # Half the thickness of a line in the axial plane, and the least along the sheet's normal, where that points along z.
 AXIAL_HALF, NORMAL_HALF = 1.5, 1.15

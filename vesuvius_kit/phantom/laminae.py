@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numba import prange
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.phantom.noise import even_noise2, hash_voxel, noise2, noise3
 from vesuvius_kit.phantom.spiral import read_tear
+from vesuvius_kit.voxel.compilation import compiled
 
 _CELL = 5.5  # voxels from one vessel of a lamina to the next
 

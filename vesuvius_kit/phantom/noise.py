@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from vesuvius_kit.compilation import compiled
+from vesuvius_kit.voxel.compilation import compiled
 
 
 @compiled(inline="always")

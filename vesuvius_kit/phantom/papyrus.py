@@ -5,8 +5,8 @@ import math
 import numpy as np
 from numba import prange
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.phantom.noise import hash_voxel, noise2, noise3
+from vesuvius_kit.voxel.compilation import compiled
 
 
 @compiled(parallel=True, nogil=True)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from numba import prange
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.phantom.noise import noise2, smooth_noise
+from vesuvius_kit.voxel.compilation import compiled
 
 
 @compiled()

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from numba import prange
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.phantom.noise import even_noise2, smooth_noise, spline, spline_slope
+from vesuvius_kit.voxel.compilation import compiled
 
 
 @compiled(inline="always")

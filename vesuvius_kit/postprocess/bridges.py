@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_integer, check_real
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, REMOVES_ONLY, promise
 from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, for_smooth_planes, smooth_gaussian
 from vesuvius_kit.postprocess.sheets import _is_free
 from vesuvius_kit.voxel.bits import pack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, paint_runs
 from vesuvius_kit.voxel.morphology import box_rows, dilate_words
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from vesuvius_kit.checks import InputError, InputValueError, check_file, name_os_errors
-from vesuvius_kit.listing import TIFF_ENDINGS, list_volumes, open_archive, volume_id
+from vesuvius_kit.io.listing import TIFF_ENDINGS, list_volumes, open_archive, volume_id
+from vesuvius_kit.io.volume import read_volume, write_atomically, write_volume
 from vesuvius_kit.postprocess.pipeline import run_pipeline
-from vesuvius_kit.volume import read_volume, write_atomically, write_volume
 
 _PLAIN_ENDINGS = (".npy", *TIFF_ENDINGS)
 _NNUNET_KEY = "probabilities"

@@ -7,10 +7,10 @@ import numpy as np
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_integer, check_real
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, NO_NEW_TUNNELS, promise
 from vesuvius_kit.postprocess.sheets import _is_free, list_sheets
 from vesuvius_kit.voxel.bits import pack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, label_components, list_component, measure_components, paint_runs
 from vesuvius_kit.voxel.cubical import count_cavities, euler_characteristic
 from vesuvius_kit.voxel.slabs import for_each

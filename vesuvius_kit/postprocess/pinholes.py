@@ -6,9 +6,9 @@ from functools import lru_cache
 import numpy as np
 
 from vesuvius_kit.checks import check_array
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, promise
 from vesuvius_kit.postprocess.sheets import _is_free
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import label_components
 
 

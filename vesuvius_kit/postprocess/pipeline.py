@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputTypeError, InputValueError, check_array
+from vesuvius_kit.config.yaml_file import load_yaml
 from vesuvius_kit.postprocess import bridges, heights, pinholes, redraw, ridges, separation, sheets, slits, steps, wraps
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, REMOVES_ONLY
 from vesuvius_kit.voxel import holes
 from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.components import find_runs
 from vesuvius_kit.voxel.cubical import count_cavities, euler_characteristic
-from vesuvius_kit.yaml_file import load_yaml
 
 _CARRIED = ("probability", "mask")
 _MAKE_PROBABILITIES = ("trace_ridges", "smooth_octants")

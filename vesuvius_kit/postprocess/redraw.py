@@ -6,10 +6,10 @@ import math
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_real
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import JOINS_NOTHING, KEEPS_OCTANTS, promise
 from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, for_smooth_planes, measure_ridges
 from vesuvius_kit.postprocess.slits import grow_simple
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import label_components
 from vesuvius_kit.voxel.neighbourhood import is_simple, read_neighbourhood
 from vesuvius_kit.voxel.slabs import for_each, for_slabs

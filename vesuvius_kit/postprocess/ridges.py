@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_array, check_real
-from vesuvius_kit.compilation import compiled
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_each, for_slabs
 
 _TRUNCATE = 3.0  # the Gaussian ends at this many standard deviations

@@ -12,10 +12,10 @@ from vesuvius_kit.checks import (
     check_real,
     check_same_shape,
 )
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.heights import fit_heights
 from vesuvius_kit.postprocess.promises import REMOVES_ONLY, promise
 from vesuvius_kit.voxel.bits import pack_mask, unpack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, list_component, measure_components, select_components
 from vesuvius_kit.voxel.slabs import for_each
 

@@ -4,9 +4,9 @@ import numpy as np
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, promise
 from vesuvius_kit.voxel.bits import ball_rows, pack_mask, unpack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, label_components, measure_components, select_components
 from vesuvius_kit.voxel.morphology import box_rows, close_words, dilate_words
 

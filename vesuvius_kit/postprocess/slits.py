@@ -7,9 +7,9 @@ should be filled first; what is left here are bridges between wraps and holes th
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_integer, check_same_shape
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import REMOVES_ONLY, promise
 from vesuvius_kit.postprocess.steps import remove_small_components
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import label_components
 from vesuvius_kit.voxel.neighbourhood import CENTRE, FACES, is_simple
 from vesuvius_kit.voxel.slabs import for_slabs

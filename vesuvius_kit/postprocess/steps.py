@@ -6,9 +6,9 @@ import numpy as np
 from scipy import ndimage
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer, check_real
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel import holes, plates
 from vesuvius_kit.voxel.bits import ball_rows, pack_mask, unpack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, measure_components, select_components
 from vesuvius_kit.voxel.morphology import close_mask, close_words, cylinder_rows
 from vesuvius_kit.voxel.propagation import propagate_words

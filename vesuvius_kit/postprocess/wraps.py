@@ -5,10 +5,10 @@ import heapq
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, promise
 from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, smooth_gaussian
 from vesuvius_kit.postprocess.sheets import _count_values, _grow_labels, _is_free, rank_levels
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import label_components
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_array, check_file, check_same_shape
-from vesuvius_kit.run_folder import list_folds
-from vesuvius_kit.volume import SURFACE, UNLABELLED, write_atomically
+from vesuvius_kit.constants import SURFACE, UNLABELLED
+from vesuvius_kit.io.run_folder import list_folds
+from vesuvius_kit.io.volume import write_atomically
 
 PLANES = ("z", "y", "x")
 AXES_SHOWN = (("y", "x"), ("z", "x"), ("z", "y"))

@@ -6,8 +6,9 @@ import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
 from vesuvius_kit.console import no_progress
+from vesuvius_kit.constants import BACKGROUND, SURFACE, UNLABELLED
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.report.pages import PLANES, choose_place, draw_slice, save_figure
-from vesuvius_kit.volume import BACKGROUND, SURFACE, UNLABELLED, read_volume
 
 LABEL_NAMES = {BACKGROUND: "background", SURFACE: "surface", UNLABELLED: "unlabelled"}
 LABEL_COLOURS = {BACKGROUND: "#56B4E9", SURFACE: "#E69F00", UNLABELLED: "#BBBBBB"}
@@ -84,7 +85,7 @@ def survey_scrolls(chunks, volumes_per_scroll: int = 3, progress=no_progress) ->
     Parameters
     ----------
     chunks : sequence of Chunk
-        Labelled ones, as `vesuvius_kit.competition.Competition.train` holds.
+        Labelled ones, as `vesuvius_kit.data.competition.Competition.train` holds.
     volumes_per_scroll : int
         At most so many of each scroll, spread evenly over its list.
     progress : callable

@@ -5,10 +5,11 @@ import math
 import torch
 
 from vesuvius_kit.config import RunConfig, config_to_dict
+from vesuvius_kit.constants import UNLABELLED
+from vesuvius_kit.data.patches import PatchDataset
 from vesuvius_kit.losses import WeightedLoss
-from vesuvius_kit.lr import BoundedLR, LegacyHandler, make_lr
-from vesuvius_kit.patches import PatchDataset
-from vesuvius_kit.volume import UNLABELLED
+from vesuvius_kit.training.learning_rate import BoundedLR
+from vesuvius_kit.training.legacy import LegacyHandler, make_lr
 
 
 def may_roll_back(config: RunConfig) -> bool:

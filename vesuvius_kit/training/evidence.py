@@ -7,7 +7,7 @@ from itertools import combinations
 
 import torch
 
-from vesuvius_kit.losses.functional import SURFACE, UNLABELLED
+from vesuvius_kit.constants import SURFACE, UNLABELLED
 
 N_PATCHES = 2
 _BINS = 10

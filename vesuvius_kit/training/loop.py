@@ -20,18 +20,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from vesuvius_kit.augment import Augmentation
-from vesuvius_kit.budget import EpochBudget
 from vesuvius_kit.checks import InputValueError, RunFailedError, check_duration
-from vesuvius_kit.competition import Competition
 from vesuvius_kit.config import RunConfig, config_to_dict
 from vesuvius_kit.console import how_to_go_on, no_progress
+from vesuvius_kit.constants import SURFACE, UNLABELLED
+from vesuvius_kit.data.augment import Augmentation
+from vesuvius_kit.data.competition import Competition
+from vesuvius_kit.data.patches import PatchDataset
 from vesuvius_kit.diagnosis import suspect_loss
-from vesuvius_kit.inference import predict_volume
-from vesuvius_kit.lr import LegacyHandler
+from vesuvius_kit.inference.budget import EpochBudget
+from vesuvius_kit.inference.predict import predict_volume
+from vesuvius_kit.io.record import append_line, read_lines, without_nan
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.metrics import leaderboard_score
 from vesuvius_kit.models import create_model
-from vesuvius_kit.patches import PatchDataset
 from vesuvius_kit.postprocess import make_mask
 from vesuvius_kit.training.averaging import WeightAverage
 from vesuvius_kit.training.batch_norm import SharedBatchNorm, has_batch_norm
@@ -49,7 +51,7 @@ from vesuvius_kit.training.choices import (
 )
 from vesuvius_kit.training.evidence import N_PATCHES, gather_evidence
 from vesuvius_kit.training.interrupts import InterruptWatch, ignore_interrupts
-from vesuvius_kit.training.log import append_line, read_lines, without_nan
+from vesuvius_kit.training.legacy import LegacyHandler
 from vesuvius_kit.training.preflight import check_run, lock_folds
 from vesuvius_kit.training.processes import (
     dtype_of,
@@ -70,7 +72,6 @@ from vesuvius_kit.training.run import (
     find_start,
     kept_precision,
 )
-from vesuvius_kit.volume import SURFACE, UNLABELLED, read_volume
 
 logger = get_main_logger(__name__)
 

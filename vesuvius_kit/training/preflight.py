@@ -18,8 +18,10 @@ import torch
 
 from vesuvius_kit.checks import InputError, InputOSError, InputTypeError, InputValueError, name_os_errors
 from vesuvius_kit.config import RunConfig, config_to_dict
-from vesuvius_kit.folder_lock import lock_folder
-from vesuvius_kit.inference import choose_device
+from vesuvius_kit.constants import BACKGROUND, SURFACE, UNLABELLED
+from vesuvius_kit.inference.predict import choose_device
+from vesuvius_kit.io.folder_lock import lock_folder
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.models import check_takes, create_model
 from vesuvius_kit.postprocess.pipeline import choose_pipeline, try_pipeline
 from vesuvius_kit.training.choices import (
@@ -30,7 +32,6 @@ from vesuvius_kit.training.choices import (
     make_validation_patches,
     read_labels,
 )
-from vesuvius_kit.volume import BACKGROUND, SURFACE, UNLABELLED, read_volume
 
 logger = logging.getLogger(__name__)
 

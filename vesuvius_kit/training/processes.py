@@ -23,8 +23,8 @@ from accelerate.utils import (
 )
 
 from vesuvius_kit.checks import InputValueError
-from vesuvius_kit.inference import choose_device
-from vesuvius_kit.precision import Precision, choose_precision
+from vesuvius_kit.inference.precision import Precision, choose_precision
+from vesuvius_kit.inference.predict import choose_device
 
 # One process may score a large volume while the others wait. A process that dies is noticed by the launcher, not by this.
 _LONGEST_WAIT = timedelta(hours=2)

@@ -7,7 +7,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from vesuvius_kit.checkpoint import (
+from vesuvius_kit.checks import InputNotFoundError, InputValueError, make_folder, name_os_errors
+from vesuvius_kit.config import RunConfig, changed_settings, config_to_dict, config_to_yaml
+from vesuvius_kit.inference.precision import Precision
+from vesuvius_kit.io.record import ASIDE_NAME, drop_lines
+from vesuvius_kit.models.checkpoint import (
     FILE_NAME,
     link_checkpoint,
     load_checkpoint,
@@ -16,13 +20,10 @@ from vesuvius_kit.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from vesuvius_kit.checks import InputNotFoundError, InputValueError, make_folder, name_os_errors
-from vesuvius_kit.config import RunConfig, changed_settings, config_to_dict, config_to_yaml
-from vesuvius_kit.lr import BoundedLR, LegacyHandler
-from vesuvius_kit.precision import Precision
 from vesuvius_kit.training.averaging import WeightAverage
 from vesuvius_kit.training.choices import averages_weights
-from vesuvius_kit.training.log import ASIDE_NAME, drop_lines
+from vesuvius_kit.training.learning_rate import BoundedLR
+from vesuvius_kit.training.legacy import LegacyHandler
 from vesuvius_kit.training.processes import gather_rows, get_main_logger, wait_for_all
 
 logger = get_main_logger(__name__)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape, check_spacing
-from vesuvius_kit.compilation import compiled
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 _ONE = np.uint64(1)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import pack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.runs import _connect_planes, _connect_slab, _count_runs, _fill_runs, _number_roots
 from vesuvius_kit.voxel.slabs import for_slabs
 

@@ -11,8 +11,8 @@ shows that raster order makes the filling so regular that little of it need be d
 import numpy as np
 
 from vesuvius_kit.checks import check_array
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import check_parts, count_voxels, invert, shift_down
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import _list_runs, _paint, find_runs
 
 _FAR = 1 << 62  # behind every voxel

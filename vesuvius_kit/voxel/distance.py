@@ -8,8 +8,8 @@ is taken by trying them all, a whole row at a time: vector arithmetic without a 
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_real, check_spacing
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import pack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 

@@ -10,8 +10,8 @@ import itertools
 import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import count_voxels, invert, pack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, measure_components
 from vesuvius_kit.voxel.cubical import euler_characteristic
 from vesuvius_kit.voxel.slabs import for_slabs

@@ -11,7 +11,7 @@ generator is worth (-1 for a free one). Functions that may lengthen an array ret
 
 import numpy as np
 
-from vesuvius_kit.compilation import compiled
+from vesuvius_kit.voxel.compilation import compiled
 
 
 @compiled(nogil=True)

@@ -8,8 +8,8 @@ that occurs. Eroding a mask is dilating its complement (Serra, Image Analysis an
 import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer, check_size
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import ball_rows, pack_mask, unpack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import map_slabs
 
 _ALL = ~np.uint64(0)

@@ -9,7 +9,7 @@ Simple points by their topological numbers: Bertrand and Malandain, Pattern Reco
 
 import numpy as np
 
-from vesuvius_kit.compilation import compiled
+from vesuvius_kit.voxel.compilation import compiled
 
 # Columns x = 0 and x = 2, rows y = 0 and y = 2 of the 27 bits.
 _X0, _X2 = 0o111111111, 0o444444444

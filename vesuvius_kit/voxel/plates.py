@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_real
-from vesuvius_kit.compilation import compiled
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs, map_slabs
 
 _TRUNCATE = 4.0  # the Gaussian ends at this many standard deviations

@@ -8,8 +8,8 @@ runs start before it: a count of bits.
 import numpy as np
 
 from vesuvius_kit.checks import check_array, check_same_shape
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _bit_count, _lowest_bit
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 _NONE, _ONE, _TOP, _EVERY = np.uint64(0), np.uint64(1), np.uint64(63), ~np.uint64(0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _bit_count, _lowest_bit
+from vesuvius_kit.voxel.compilation import compiled
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)
 

@@ -6,8 +6,8 @@ Voxels are visited through the list of those that are left, in raster order; wha
 
 import numpy as np
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import pack_mask, unpack_mask
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.neighbourhood import CENTRE, is_connected, is_isthmus, is_simple, read_neighbourhood
 
 

@@ -12,8 +12,8 @@ sets, the latest generator of each set leading.
 
 import numpy as np
 
-from vesuvius_kit.compilation import compiled
 from vesuvius_kit.voxel.bits import _lowest_bit, check_parts, count_voxels, shift_down
+from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.gf2 import _collect, _find_leads, _keep, _new_store, _relate, _rewrite, _sum
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError, name_os_errors
+from vesuvius_kit.config.yaml_file import load_yaml
 from vesuvius_kit.diagnosis.logs import RunLog
 from vesuvius_kit.diagnosis.readers import decoding, documents, kit, nnunet, tensorboard, text
 from vesuvius_kit.diagnosis.readers.runs import make_runs
-from vesuvius_kit.yaml_file import load_yaml
 
 # What a folder may hold, in this order: the first that is there counts.
 _KNOWN = (

@@ -1,0 +1,243 @@
+"""Several processes make the archive of one, whatever happens to them."""
+
+import hashlib
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers.competitions import make_pair
+from helpers.prediction_jobs import KilledInAVolume, OutOfMemory, Stuck
+
+from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.cli import main
+from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
+from vesuvius_kit.inference import submission
+from vesuvius_kit.inference.submission import predict_folder, validate_submission, write_submission
+from vesuvius_kit.inference.workers import WorkerError
+from vesuvius_kit.io.volume import write_volume
+from vesuvius_kit.models import create_model
+from vesuvius_kit.models.checkpoint import save_checkpoint
+
+PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32", device="cpu")
+POSTPROCESS = PostprocessConfig("public", t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
+SHAPES = {"7": (24, 24, 24), "11": (20, 30, 17), "402": (18, 20, 33), "500": (30, 24, 24), "501": (24, 31, 24)}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Images, a run, and the archive that a single process makes of them."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "images").mkdir()
+    for name, shape in SHAPES.items():
+        write_volume(folder / "images" / f"{name}.tif", make_pair(shape, int(name))[0])
+    model = create_model("unet3d", initial_filters=2, depth=1)
+    save_checkpoint(folder / "run" / "fold_0" / "best", model, {"config": config_to_dict(RunConfig())})
+    write_submission(folder / "one.zip", folder / "images", [folder / "run"], PREDICT, POSTPROCESS, workers=1)
+    return folder
+
+
+def write_with(work, path, workers=2, **settings):
+    return write_submission(path, work / "images", [work / "run"], PREDICT, POSTPROCESS, workers=workers, **settings)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_same_archive_again_is_the_same_to_the_byte(work, tmp_path):
+    write_with(work, tmp_path / "again.zip", workers=1)
+    assert digest(tmp_path / "again.zip") == digest(work / "one.zip")
+
+
+def test_two_processes_make_the_archive_of_one(work, tmp_path):
+    summary = write_with(work, tmp_path / "two.zip")
+    assert sorted(summary.predicted) == sorted(SHAPES)
+    assert digest(tmp_path / "two.zip") == digest(work / "one.zip")
+
+
+def test_the_number_of_threads_is_the_callers_in_every_process(work, tmp_path):
+    # bfloat16 shows at once when sums are taken in another order.
+    predict = PredictConfig(window=(16, 16, 16), precision="bf16", device="cpu")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for workers in (1, 2):
+            predict_folder(work / "images", [work / "run"], tmp_path / str(workers), predict, workers=workers)
+    finally:
+        torch.set_num_threads(before)
+    for name in SHAPES:
+        one, two = (np.load(tmp_path / str(workers) / f"{name}.npy") for workers in (1, 2))
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.long
+def test_several_processes_write_the_probabilities_of_one(work, tmp_path):
+    for workers in (1, 2):
+        written = predict_folder(work / "images", [work / "run"], tmp_path / str(workers), PREDICT, workers=workers)
+        assert [path.stem for path in written] == sorted(SHAPES)
+    for name in SHAPES:
+        one, two = (np.load(tmp_path / str(workers) / f"{name}.npy") for workers in (1, 2))
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_process_killed_inside_a_volume_loses_nothing(work, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(submission, "_Job", KilledInAVolume)
+    summary = write_with(work, tmp_path / "two.zip")
+    assert "signal 9" in caplog.text
+    assert summary.simple == []
+    assert digest(tmp_path / "two.zip") == digest(work / "one.zip")
+
+
+def test_a_process_killed_from_outside_loses_nothing(work, tmp_path, caplog):
+    def kill_one_after_the_first(iterable, desc, **_):
+        for number, item in enumerate(iterable):
+            yield item
+            if desc == "volumes" and number == 0:
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    write_with(work, tmp_path / "two.zip", progress=kill_one_after_the_first)
+    assert "signal 9" in caplog.text
+    assert digest(tmp_path / "two.zip") == digest(work / "one.zip")
+
+
+@pytest.mark.long
+def test_when_all_are_killed_what_is_done_serves_the_next_run(work, tmp_path, monkeypatch):
+    # Two processes and the one that takes over: each is killed in the first volume it begins.
+    monkeypatch.setattr(submission, "_Job", lambda *values: KilledInAVolume(*values, times=3))
+    with pytest.raises(WorkerError, match=r"^every process was killed.*5 tasks are left: "):
+        write_with(work, tmp_path / "two.zip")
+    assert not (tmp_path / "two.zip").exists()
+    monkeypatch.undo()
+    write_with(work, tmp_path / "two.zip")
+    assert digest(tmp_path / "two.zip") == digest(work / "one.zip")
+
+
+@pytest.mark.long
+def test_a_process_that_raises_is_one_line_of_the_command_and_the_rest_is_kept(work, tmp_path, monkeypatch, capsys):
+    command = ["submit", "--images", work / "images", "--checkpoints", work / "run", "--output", tmp_path / "two.zip"]
+    command += [
+        "--workers",
+        "2",
+        "--predict.device",
+        "cpu",
+        "--predict.precision",
+        "fp32",
+        "--predict.window",
+        "[16,16,16]",
+    ]
+    command += [
+        f"--postprocess.{name}={value}" for name, value in config_to_dict(POSTPROCESS).items() if name != "steps"
+    ]
+    command = list(map(str, command))
+    monkeypatch.setattr(submission, "_Job", OutOfMemory)
+    assert main(command) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"vesuvius-kit: process \d failed at 402: RuntimeError: CUDA out of memory\. Tried .*", last)
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert digest(tmp_path / "two.zip") == digest(work / "one.zip")
+
+
+def test_an_unreadable_volume_is_named(work, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in SHAPES:
+        content = bytearray((work / "images" / f"{name}.tif").read_bytes())
+        (images / f"{name}.tif").write_bytes(content)
+    # Damaged pixels under a sound header, which only the process that decodes them can see.
+    whole = (images / "402.tif").read_bytes()
+    (images / "402.tif").write_bytes(whole[:8] + b"\xff" * 600 + whole[608:])
+    with pytest.raises(InputValueError, match=r"402\.tif"):
+        write_submission(tmp_path / "s.zip", images, [work / "run"], PREDICT, POSTPROCESS, workers=2)
+
+
+@pytest.mark.long
+def test_the_budget_holds_over_processes(work, tmp_path, monkeypatch):
+    summary = write_with(work, tmp_path / "none.zip", budget_seconds=1e-3)
+    assert summary.predicted == []
+    assert validate_submission(tmp_path / "none.zip", work / "images") == len(SHAPES)
+    # One process never comes back: at the end of the budget it is ended, and its volume gets a simple mask.
+    monkeypatch.setattr(submission, "_Job", Stuck)
+    started = time.monotonic()
+    summary = write_with(work, tmp_path / "stuck.zip", budget_seconds=15)
+    assert time.monotonic() - started < 60
+    assert summary.simple == ["402"]
+    assert validate_submission(tmp_path / "stuck.zip", work / "images") == len(SHAPES)
+    assert multiprocessing.active_children() == []
+    monkeypatch.undo()
+    write_with(work, tmp_path / "stuck.zip")
+    assert digest(tmp_path / "stuck.zip") == digest(work / "one.zip")
+
+
+def test_each_gpu_has_a_process_and_one_that_is_named_has_all(work, tmp_path, monkeypatch):
+    seen = []
+
+    def note(jobs, tasks, **_):
+        seen.append([job.ensemble.predict_settings.device for job in jobs])
+        yield from ()
+
+    monkeypatch.setattr(submission, "run_in_processes", note)
+    monkeypatch.setattr(submission.torch.cuda, "device_count", lambda: 2)
+    auto = PredictConfig(window=(16, 16, 16), precision="fp32")
+    for predict, workers in ((auto, None), (auto, 3), (PREDICT, 2)):
+        predict_folder(work / "images", [work / "run"], tmp_path / "p", predict, workers=workers)
+    assert seen == [["cuda:0", "cuda:1"], ["cuda:0", "cuda:1", "cuda:0"], ["cpu", "cpu"]]
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_worker_is_refused(work, tmp_path, workers):
+    with pytest.raises(InputValueError, match="workers must be >= 1"):
+        write_with(work, tmp_path / "s.zip", workers=workers)
+
+
+def processes_of_group(group):
+    found = subprocess.run(["ps", "-o", "pid=", "-g", str(group)], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_ctrl_c_ends_the_children(work, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("1", "2"):
+        write_volume(images / f"{name}.tif", np.full((96, 160, 160), 7, np.uint8))
+    command = [sys.executable, "-m", "vesuvius_kit", "submit", "--images", images, "--checkpoints", work / "run"]
+    command += [
+        "--output",
+        tmp_path / "s.zip",
+        "--workers",
+        "2",
+        "--predict.window",
+        "[16,16,16]",
+        "--predict.device",
+        "cpu",
+    ]
+    # A test run in the background of a shell ignores Ctrl-C, and so would what it starts.
+    started = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        until = time.monotonic() + 60
+        while len(processes_of_group(started.pid)) < 3 and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(2)
+        os.killpg(started.pid, signal.SIGINT)
+        _, errors = started.communicate(timeout=60)
+        assert started.returncode == 130, errors
+        assert "Traceback" not in errors
+        while processes_of_group(started.pid) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert processes_of_group(started.pid) == []
+    finally:
+        for process in processes_of_group(started.pid):
+            os.kill(process, signal.SIGKILL)

@@ -1,0 +1,124 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.worker_jobs import Square
+
+from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.inference.workers import WorkerError, run_in_processes
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def results_of(jobs, tasks, **settings):
+    return {task: result[0] for task, result in run_in_processes(jobs, tasks, **settings)}
+
+
+def test_every_task_is_done_once():
+    done = list(run_in_processes([Square()] * 3, list(range(20))))
+    assert sorted(task for task, _ in done) == list(range(20))
+    assert all(result[0] == task * task for task, result in done)
+
+
+def test_no_task_starts_no_process():
+    assert list(run_in_processes([Square()], [])) == []
+
+
+def test_a_process_has_its_threads_and_hears_its_time():
+    ((_, (_, seconds, threads)),) = run_in_processes([Square()], [3], threads=3, seconds_for=lambda _: 5.0)
+    assert (seconds, threads) == (5.0, "3")
+
+
+def test_a_killed_process_leaves_its_task_to_another(tmp_path, caplog):
+    done = results_of([Square(tmp_path)] * 2, ["kill once", 1, 2, 3])
+    assert done == {"kill once": "kill once", 1: 1, 2: 4, 3: 9}
+    assert "was killed at kill once, which another takes (signal 9" in caplog.text
+
+
+def test_when_all_are_killed_one_more_takes_over(tmp_path):
+    assert results_of([Square(tmp_path)], ["kill once", 2]) == {"kill once": "kill once", 2: 4}
+
+
+def test_a_task_that_kills_everybody_comes_last_and_ends_in_one_line():
+    shared = run_in_processes([Square()] * 2, ["kill", 1, 2, 3])
+    assert sorted(next(shared)[0] for _ in range(3)) == [1, 2, 3]
+    with pytest.raises(WorkerError, match=r"^every process was killed, the last signal 9.*; 1 tasks are left: kill$"):
+        next(shared)
+
+
+def test_a_fault_is_one_line_that_names_the_task():
+    with pytest.raises(WorkerError, match=r"^process \d failed at fault: ZeroDivisionError: no way$"):
+        results_of([Square()] * 2, [1, "fault", "sleep"])
+
+
+def test_unusable_input_stays_unusable_input():
+    with pytest.raises(InputValueError, match=r"^volume must be whole$"):
+        results_of([Square()], ["input"])
+
+
+def test_a_job_that_cannot_be_sent_is_the_callers_fault():
+    with pytest.raises((AttributeError, TypeError), match="pickle"):
+        results_of([lambda task, seconds: task], [1])
+
+
+def test_no_task_is_begun_when_its_time_is_over():
+    assert results_of([Square()], [1, 2, 3], seconds_for=lambda task: None if task == 1 else 0) == {1: 1}
+
+
+def test_a_process_that_does_not_come_back_is_ended_with_the_time():
+    started = time.monotonic()
+    end = started + 8
+    done = results_of([Square()] * 2, [1, "sleep", 2], seconds_left=lambda: end - time.monotonic())
+    assert done == {1: 1, 2: 4}
+    assert time.monotonic() - started < 60
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    call = "print(list(run_in_processes([Square()], [3])))"
+    lines = ["from worker_jobs import Square", "from vesuvius_kit.inference.workers import run_in_processes"]
+    guarded, bare, notebook = (
+        subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [TESTS, TESTS.parent]))},
+            capture_output=True,
+            text=True,
+        )
+        for arguments in (
+            [write(tmp_path / "guarded.py", [*lines, f"if __name__ == '__main__': {call}"])],
+            [write(tmp_path / "bare.py", [*lines, call])],
+            # As in a notebook, there is no file to import.
+            ["-c", "\n".join([*lines, call])],
+        )
+    )
+    assert "[(3, (9, None, '1'))]" in guarded.stdout
+    assert "[(3, (9, None, '1'))]" in notebook.stdout
+    assert 'a script must make this call under if __name__ == "__main__"' in bare.stderr.splitlines()[-1]
+
+
+def write(path, lines):
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_leaving_the_loop_ends_the_processes():
+    shared = run_in_processes([Square()] * 2, [1, "sleep"])
+    assert next(shared)[0] == 1
+    shared.close()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "threads", "message"), [([], 1, "jobs must hold"), ([Square()], 0, "threads must be")]
+)
+def test_bad_arguments(jobs, threads, message):
+    with pytest.raises(InputValueError, match=message):
+        list(run_in_processes(jobs, [1], threads=threads))

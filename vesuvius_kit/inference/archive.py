@@ -1,0 +1,139 @@
+"""The archive a competition accepts: which masks it must hold, how it is packed, and whether it is valid."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from vesuvius_kit.checks import InputValueError, check_file, make_scratch_folder, name_os_errors
+from vesuvius_kit.io.listing import copy_member, list_members, list_volumes, open_archive
+from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype, write_atomically
+
+# A fixed date, the earliest of the format: the archive of the same masks is the same to the byte.
+_DATE = (1980, 1, 1, 0, 0, 0)
+# Of a mask's file: 8 bytes a voxel, which is far more than any coding of 0 and 1, and room for page directories.
+_MASK_BYTES_PER_VOXEL, _MASK_BYTES = 8, 2**20
+
+
+def list_images(folder) -> dict[str, Path]:
+    """Return the TIFF volumes of a folder by id, after checking every header.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds ``{id}.tif`` or ``{id}.tiff``; see `vesuvius_kit.io.listing`.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        Sorted by id.
+
+    Raises
+    ------
+    InputNotFoundError
+        No such folder.
+    InputValueError
+        No TIFF in it, two of one id, or one that is not a readable 3-D volume.
+    """
+    paths = list_volumes("images", folder)
+    if not paths:
+        raise InputValueError(f"images must hold at least one .tif or .tiff, got none in {folder}")
+    for path in paths.values():
+        volume_shape_and_dtype(path)
+    return paths
+
+
+def pack_submission(zip_path, masks) -> None:
+    """Pack mask files into an archive, whole or not at all; the same masks give the same bytes.
+
+    Parameters
+    ----------
+    zip_path : str or Path
+        The archive; replaced in one move.
+    masks : iterable of (str, pathlib.Path)
+        Name in the archive without ``.tif``, and the file; a generator may make each file as late as it is asked for.
+
+    Raises
+    ------
+    InputNotFoundError
+        The folder of the archive does not exist.
+    """
+    with write_atomically(zip_path, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, path in masks:
+            entry = zipfile.ZipInfo(f"{name}.tif", _DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            with name_os_errors(f"read {path}"):
+                content = path.read_bytes()
+            archive.writestr(entry, content)
+
+
+def validate_submission(zip_path, images_folder) -> int:
+    """Check that an archive is what the competition accepts and return the number of its masks.
+
+    One ``{id}.tif`` for each test image and nothing else, uint8 with values 0 and 1 only, of exactly the image's shape. What
+    macOS adds to an archive (``__MACOSX``, hidden files) does not count.
+
+    Parameters
+    ----------
+    zip_path : str or Path
+        The archive.
+    images_folder : str or Path
+        Folder of the test images, as `list_images` takes it.
+
+    Returns
+    -------
+    int
+        Number of masks.
+
+    Raises
+    ------
+    InputNotFoundError
+        No such archive or folder.
+    InputValueError
+        The archive is not acceptable; the message names each problem.
+    """
+    zip_path = check_file("submission", zip_path)
+    expected = list_images(images_folder)
+    problems, found = [], {}
+    with open_archive("submission", zip_path) as archive:
+        for id_, place, member in list_members(archive):
+            name = f"{id_}.tif"
+            if id_ not in expected:
+                problems.append(f"{place} has no test image")
+            elif str(place) != name:
+                problems.append(f"{place} must be called {name} and lie in no folder")
+            elif id_ in found:
+                problems.append(f"{name} is there twice")
+            else:
+                found[id_] = member
+        problems += [f"{id_}.tif is missing" for id_ in expected if id_ not in found]
+        for id_, member in sorted(found.items()):
+            problems += _check_mask(f"{id_}.tif", archive, member, expected[id_])
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise InputValueError(f"submission {zip_path} must be valid, got: {shown}")
+    return len(expected)
+
+
+def _check_mask(name, archive, member, image_path):
+    """The problems of one mask in the archive, as a list of lines."""
+    shape, _ = volume_shape_and_dtype(image_path)
+    with make_scratch_folder() as scratch:
+        path = scratch / "mask.tif"
+        try:
+            copy_member(archive, member, path, _MASK_BYTES_PER_VOXEL * math.prod(shape) + _MASK_BYTES)
+            found_shape, dtype = volume_shape_and_dtype(path)
+            # Decoded only then: a header can claim any size.
+            mask = read_volume(path) if found_shape == shape else None
+        except InputValueError as error:
+            return [f"{name} is not a readable TIFF volume: {str(error).replace(str(path), 'it')}"]
+    problems = []
+    if dtype != np.uint8:
+        problems.append(f"{name} must be uint8, is {dtype}")
+    if found_shape != shape:
+        problems.append(f"{name} must have the image's shape {shape}, has {found_shape}")
+    elif not (mask.min() >= 0 and mask.max() <= 1):
+        problems.append(f"{name} must hold 0 and 1 only, holds {mask.min()} to {mask.max()}")
+    return problems
