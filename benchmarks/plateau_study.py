@@ -99,7 +99,7 @@ class Scale:
             # The case had no way back, and what it did is the question.
             "train.rollback_tolerance": 0,
             "train.rollback_rising_epochs": 0,
-            "train.evidence_every_epochs": 0,
+            "train.gradient_diagnostics_every_epochs": 0,
             "lr.warmup_epochs": min(2, self.epochs - 1),
             "predict.window": [self.patch] * 3,
             "predict.overlap": 0.25,

@@ -38,7 +38,7 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # %% [markdown]
 # ## 2. Settings
 # Every model found among the inputs is used, averaged. The settings are those the first was trained with; `SETTINGS`
-# replaces single ones, for example `{"predict.views": "mirror", "postprocess.pipeline": "public"}`. `BUDGET` counts from the
+# replaces single ones, for example `{"predict.tta": "mirror", "postprocess.pipeline": "public"}`. `BUDGET` counts from the
 # first cell; half an hour of Kaggle's nine stays unused for starting and scoring.
 
 # %%

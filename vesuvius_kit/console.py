@@ -9,48 +9,35 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Progress(Protocol):
+    """Wraps what is looped over, in tqdm's calling form."""
+
+    def __call__(self, iterable: Iterable[_T], /, **kwargs: Any) -> Iterable[_T]:
+        """Return what yields the items of ``iterable``; ``desc``, ``total`` and ``initial`` are tqdm's."""
+
 
 _NOTEBOOK_LINES = 10  # of one loop, at most
 _NOTEBOOK_SECONDS = 5.0  # between two lines of a loop, at least
 _loops_shown = []  # descriptions of the loops that print now; a loop within another is silent
 
 
-def no_progress(iterable, **_kwargs):
-    """Return ``iterable`` unchanged: the silent progress callable.
-
-    Parameters
-    ----------
-    iterable : iterable
-        What is looped over.
-    **_kwargs
-        tqdm's keywords, ignored.
-
-    Returns
-    -------
-    iterable
-    """
+def no_progress(iterable: Iterable[_T], /, **_kwargs: Any) -> Iterable[_T]:
+    """Return ``iterable`` unchanged: the silent progress callable."""
     return iterable
 
 
-def show_progress(iterable, **kwargs):
+def show_progress(iterable: Iterable[_T], /, **kwargs: Any) -> Iterable[_T]:
     """Wrap ``iterable`` in a tqdm bar: live in a terminal, a line a minute in a log file, a few lines in a notebook.
 
     A saved notebook keeps every refresh for good, and a widget needs a package that may be missing. So a notebook gets whole
     lines, about ten for a loop of any length, and none for a loop within a loop.
-
-    Parameters
-    ----------
-    iterable : iterable
-        What is looped over.
-    **kwargs
-        tqdm's keywords, ``desc`` and ``total`` among them.
-
-    Returns
-    -------
-    iterable
-        A tqdm bar; in a notebook a generator.
     """
     from tqdm import tqdm
 

@@ -227,7 +227,7 @@ def test_a_setting_without_effect_is_refused(changes, named, remedy):
     ("changes", "message"),
     [
         ({"predict.window": [0, 8, 8]}, r"predict\.window must be three edges above 0"),
-        ({"predict.window": [8, 8, 16], "predict.views": "seven"}, r"predict\.window must be square in y and x"),
+        ({"predict.window": [8, 8, 16], "predict.tta": "seven"}, r"predict\.window must be square in y and x"),
         ({"train.num_epochs": 2}, r"lr\.warmup_epochs must be <= 1, got 2"),
         ({"lr.floor": 1}, r"lr\.floor must be <= 0\.001"),
         ({"lr.schedule": "cosine", "lr.eta_min": 1}, r"lr\.eta_min must be <= 0\.001"),
@@ -249,7 +249,9 @@ def test_a_limit_that_a_short_run_never_reaches_is_no_fault():
     load_config("config_v6_fix_plateau", {"train.num_epochs": 3})
     changes = {"train.num_epochs": 3, "train.early_stopping_patience": 9, "train.score_every_epochs": 9}
     load_config(
-        None, changes | {"train.save_every_steps": 900, "train.evidence_every_epochs": 9, "lr.raise_start_epoch": 5}
+        None,
+        changes
+        | {"train.save_every_steps": 900, "train.gradient_diagnostics_every_epochs": 9, "lr.raise_start_epoch": 5},
     )
 
 

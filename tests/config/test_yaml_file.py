@@ -57,7 +57,7 @@ def test_a_step_s_parameter_and_the_settings_beside_a_checkpoint_go_through_the_
         ("lr: {allow_raise: no}", "lr.allow_raise", False),
         ("lr: {allow_raise: Off}", "lr.allow_raise", False),
         ("loss: {unlabelled_as_surface: yes}", "loss.unlabelled_as_surface", True),
-        ("predict: {views: none}", "predict.views", "none"),
+        ("predict: {tta: none}", "predict.tta", "none"),
         ("output: on", "output", "on"),
         ("output: 017", "output", "017"),
         ("output: 2024_01", "output", "2024_01"),

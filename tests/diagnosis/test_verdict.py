@@ -51,7 +51,7 @@ def epoch_line(epoch, loss, train_loss=None, /, **more):
         "train": {"loss": train_loss, "gradient_norm": 0.3, "skipped_steps": 0},
         "validation": {"loss": loss, "output_mean": 0.13, "output_std": 0.25, "surface_share": 0.12},
         "interventions": [],
-        "evidence": None,
+        "gradient_diagnostics": None,
         "events": [],
     }
     for key, value in more.items():
@@ -282,7 +282,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=4,
 )
-KEYS = ("rate", "loss_weights", "train", "validation", "interventions", "evidence", "events", "score")
+KEYS = ("rate", "loss_weights", "train", "validation", "interventions", "gradient_diagnostics", "events", "score")
 
 
 @settings(max_examples=100, deadline=None)
@@ -399,7 +399,7 @@ def test_a_schedule_that_took_the_variance_away_is_believed(tmp_path):
 
 def evidence(cosine, norms=(0.1, 0.1)):
     return {
-        "evidence": {
+        "gradient_diagnostics": {
             "gradient_norms": {"cross_entropy": norms[0], "dice": norms[1]},
             "cosines": {"cross_entropy,dice": cosine},
         }

@@ -7,7 +7,7 @@ from torch import nn
 
 from vesuvius_kit.checks import InputError
 from vesuvius_kit.inference.predict import (
-    VIEWS,
+    TTA_TRANSFORMS,
     NotFiniteError,
     OutOfTimeError,
     predict_ensemble,
@@ -53,25 +53,25 @@ def test_windows_leave_a_pointwise_network_unchanged(shape, window, overlap):
     np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("views", VIEWS)
-def test_views_are_turned_back(views):
-    result = predict_volume(Pointwise(), volume_of((40, 36, 44)), window=32, views=views, **CPU)
+@pytest.mark.parametrize("tta", TTA_TRANSFORMS)
+def test_views_are_turned_back(tta):
+    result = predict_volume(Pointwise(), volume_of((40, 36, 44)), window=32, tta=tta, **CPU)
     plain = predict_volume(Pointwise(), volume_of((40, 36, 44)), window=32, **CPU)
     np.testing.assert_allclose(result, plain, atol=2e-6)
 
 
-@pytest.mark.parametrize(("views", "count"), [("none", 1), ("mirror", 8), ("seven", 7)])
-def test_views_are_distinct(views, count):
+@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("mirror", 8), ("seven", 7)])
+def test_views_are_distinct(tta, count):
     cube = torch.arange(4**3, dtype=torch.float32).reshape(1, 1, 4, 4, 4)
-    turned = {tuple(turn(cube).flatten().tolist()) for turn, _ in VIEWS[views]}
+    turned = {tuple(turn(cube).flatten().tolist()) for turn, _ in TTA_TRANSFORMS[tta]}
     assert len(turned) == count
-    for turn, turn_back in VIEWS[views]:
+    for turn, turn_back in TTA_TRANSFORMS[tta]:
         assert torch.equal(turn_back(turn(cube)), cube)
 
 
 def test_views_average_probabilities():
     volume = volume_of((16, 16, 16))
-    result = predict_volume(Gradient(), volume, window=16, views="mirror", **CPU)
+    result = predict_volume(Gradient(), volume, window=16, tta="mirror", **CPU)
     flipped = predict_volume(Gradient(), volume[..., ::-1], window=16, **CPU)[..., ::-1]
     plain = predict_volume(Gradient(), volume, window=16, **CPU)
     np.testing.assert_allclose(result, (plain + flipped) / 2, atol=1e-5)
@@ -139,8 +139,8 @@ def test_a_deadline_stops_between_windows():
         (np.zeros((4, 4, 4)), {"window": 30}, "window must be multiples of 4"),
         (np.zeros((4, 4, 4)), {"window": (32, 32)}, "window must have 3 values"),
         (np.zeros((4, 4, 4)), {"overlap": 1.0}, "overlap must be"),
-        (np.zeros((4, 4, 4)), {"views": "all"}, "views must be one of"),
-        (np.zeros((4, 4, 4)), {"views": "seven", "window": (16, 16, 32)}, "square"),
+        (np.zeros((4, 4, 4)), {"tta": "all"}, "tta must be one of"),
+        (np.zeros((4, 4, 4)), {"tta": "seven", "window": (16, 16, 32)}, "square"),
         (np.zeros((4, 4, 4)), {"batch_size": 0}, "batch_size must be"),
         (np.zeros((4, 4, 4)), {"device": "toaster"}, "device must be"),
         (np.zeros((4, 4, 4)), {"device": "cuda:77"}, "device must exist"),
@@ -241,7 +241,7 @@ def test_a_normalisation_may_be_given_and_comes_before_the_record():
 )
 def test_a_callable_is_a_model(model):
     volume = volume_of((9, 30, 17))
-    result = predict_volume(model, volume, window=(5, 16, 16), views="mirror", **CPU)
+    result = predict_volume(model, volume, window=(5, 16, 16), tta="mirror", **CPU)
     np.testing.assert_allclose(result, 1 / (1 + np.exp(-0.01 * volume)), atol=3e-3)
 
 

@@ -85,7 +85,7 @@ def test_a_process_that_does_not_come_back_is_ended_with_the_time():
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     call = "print(list(run_in_processes([Square()], [3])))"
-    lines = ["from worker_jobs import Square", "from vesuvius_kit.inference.workers import run_in_processes"]
+    lines = ["from helpers.worker_jobs import Square", "from vesuvius_kit.inference.workers import run_in_processes"]
     guarded, bare, notebook = (
         subprocess.run(
             [sys.executable, *arguments],

@@ -35,7 +35,7 @@ def test_ctrl_c_while_loader_processes_are_forked_stops_the_run(tmp_path):
     data = write_small_competition(tmp_path / "data")
     config = load_config(None, {**TINY, "data": str(data), "output": str(tmp_path / "run"), "train.num_workers": 2,
                                 "train.num_epochs": 50, "train.score_every_epochs": 100, "train.steps_per_epoch": 2,
-                                "train.evidence_every_epochs": 0})  # fmt: skip
+                                "train.gradient_diagnostics_every_epochs": 0})  # fmt: skip
     path = tmp_path / "config.yaml"
     path.write_text(config_to_yaml(config))
     done = subprocess.run(

@@ -28,7 +28,7 @@ COLUMNS = (
     "validation",
     "score",
     "average",
-    "evidence",
+    "gradient_diagnostics",
     "interventions",
     "events",
 )

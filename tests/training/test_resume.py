@@ -70,7 +70,9 @@ def test_stopped_inside_epochs_it_ends_as_if_nothing_had_happened(data, tmp_path
 
 
 def test_after_a_stop_inside_an_epoch_only_the_rest_of_it_is_decoded(data, tmp_path, monkeypatch):
-    config = configure(data, tmp_path, train__save_every_steps=2, train__num_epochs=1, train__evidence_every_epochs=0)
+    config = configure(
+        data, tmp_path, train__save_every_steps=2, train__num_epochs=1, train__gradient_diagnostics_every_epochs=0
+    )
     stop_at(monkeypatch, (0, 4))
     with pytest.raises(KeyboardInterrupt):
         train(config)
@@ -100,7 +102,7 @@ def test_a_stop_inside_an_epoch_may_be_followed_by_other_settings(data, tmp_path
 def test_older_checkpoints_without_the_newer_settings_are_resumed(data, tmp_path, monkeypatch):
     import vesuvius_kit.training.run as run_module
 
-    young = ("swa_start_epoch", "evidence_every_epochs", "rollback_tolerance")
+    young = ("swa_start_epoch", "gradient_diagnostics_every_epochs", "rollback_tolerance")
     plain = run_module.config_to_dict
 
     def older(config):
@@ -119,7 +121,11 @@ def test_older_checkpoints_without_the_newer_settings_are_resumed(data, tmp_path
 @pytest.mark.long
 def test_killed_at_ten_random_points_it_ends_with_the_same_weights(data, tmp_path):
     changes = {"train__num_epochs": 6, "train__steps_per_epoch": 150, "train__save_every_steps": 7}
-    changes |= {"train__swa_start_epoch": 3, "train__swa_every_epochs": 1, "train__evidence_every_epochs": 2}
+    changes |= {
+        "train__swa_start_epoch": 3,
+        "train__swa_every_epochs": 1,
+        "train__gradient_diagnostics_every_epochs": 2,
+    }
     changes |= {"loss__schedule": {"dice_weight": [[0, 0.5], [5, 1.0]]}, "loss__schedule_kind": "linear"}
     config = configure(data, tmp_path, **changes, predict__device="cpu")
     whole = train(configure(data, tmp_path, **changes, predict__device="cpu", output=str(tmp_path / "whole")))

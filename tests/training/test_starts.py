@@ -20,7 +20,12 @@ from vesuvius_kit.training.learning_rate import SCHEDULES, BoundedLR
 from vesuvius_kit.training.loop import train
 from vesuvius_kit.training.run import find_start
 
-QUICK = {"train.steps_per_epoch": 1, "train.num_epochs": 2, "train.evidence_every_epochs": 0, "lr.schedule": "constant"}
+QUICK = {
+    "train.steps_per_epoch": 1,
+    "train.num_epochs": 2,
+    "train.gradient_diagnostics_every_epochs": 0,
+    "lr.schedule": "constant",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -321,7 +321,7 @@ class TrainConfig:
     """Every so many epochs the weights go into the mean."""
     swa_learning_rate: float = 5e-5
     """The constant rate while weights are averaged; at most ``lr.max_factor`` times the base, and nothing raises it."""
-    evidence_every_epochs: int = 5
+    gradient_diagnostics_every_epochs: int = 5
     """Every so many epochs the gradients of the loss components and the output are looked at on fixed patches, for the
     log and the diagnosis; 0 never. It changes nothing that is computed."""
     save_every_steps: int = 0
@@ -346,7 +346,7 @@ class TrainConfig:
         for name in ("num_epochs", "steps_per_epoch", "batch_size", "validation_patches", "score_every_epochs"):
             check_integer(f"train.{name}", getattr(self, name), minimum=1)
         from_zero = ("early_stopping_patience", "validation_volumes", "num_workers", "seed", "swa_start_epoch")
-        switches = ("evidence_every_epochs", "save_every_steps", "rollback_rising_epochs", "max_rollbacks")
+        switches = ("gradient_diagnostics_every_epochs", "save_every_steps", "rollback_rising_epochs", "max_rollbacks")
         for name in from_zero + switches:
             check_integer(f"train.{name}", getattr(self, name), minimum=0)
         check_real("train.rollback_tolerance", self.rollback_tolerance, minimum=0)
@@ -376,7 +376,7 @@ class PredictConfig:
     """Smallest share of a window that the next one covers again, in [0, 1)."""
     batch_size: int = 1
     """Windows in one forward pass."""
-    views: Literal["none", "mirror", "seven"] = "none"
+    tta: Literal["none", "mirror", "seven"] = "none"
     """Test-time augmentation: ``none``, ``mirror`` (8 flips) or ``seven`` (3 flips, 3 quarter turns about z, identity)."""
     precision: Precision = "auto"
     """As in training."""
@@ -392,9 +392,9 @@ class PredictConfig:
             )
         check_real("predict.overlap", self.overlap, minimum=0, below=1)
         check_integer("predict.batch_size", self.batch_size, minimum=1)
-        if self.views == "seven" and self.window[1] != self.window[2]:
+        if self.tta == "seven" and self.window[1] != self.window[2]:
             raise InputValueError(
-                f"predict.window must be square in y and x for predict.views seven, got {list(self.window)}"
+                f"predict.window must be square in y and x for predict.tta seven, got {list(self.window)}"
             )
 
 

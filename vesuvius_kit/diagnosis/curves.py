@@ -308,7 +308,7 @@ def weights_of(line, config):
     return {name: number_of(value) for name, value in weights.items() if number_of(value) > 0}
 
 
-def mean_evidence(lines, name):
+def mean_diagnostics(lines, name):
     """Return the mean of each entry of the evidence over some epochs.
 
     Parameters
@@ -324,7 +324,7 @@ def mean_evidence(lines, name):
     """
     sums = {}
     for line in lines:
-        values = (line.get("evidence") or {}).get(name)
+        values = (line.get("gradient_diagnostics") or {}).get(name)
         for key, value in values.items() if isinstance(values, dict) else ():
             if math.isfinite(number_of(value)):
                 sums.setdefault(key, []).append(number_of(value))

@@ -318,7 +318,7 @@ def _draw_output(plot, diagnosis):
 def _cosines(lines):
     found = {}
     for line in lines:
-        cosines = (line.get("evidence") or {}).get("cosines")
+        cosines = (line.get("gradient_diagnostics") or {}).get("cosines")
         for pair, value in cosines.items() if isinstance(cosines, dict) else ():
             if math.isfinite(number_of(value)):
                 found.setdefault(pair, []).append((line["epoch"], number_of(value)))

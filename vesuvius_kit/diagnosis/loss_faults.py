@@ -13,7 +13,7 @@ from vesuvius_kit.diagnosis.curves import (
     floor_of,
     loss_curve,
     mean_components,
-    mean_evidence,
+    mean_diagnostics,
     part_of,
     series,
     setting_of,
@@ -203,7 +203,7 @@ def find_conflict(lines: list[dict], config: dict | None = None) -> Finding | No
         return None
     stale = [line for line in lines if line["epoch"] > plateau.best_epoch]
     weights = weights_of(lines[-1], config)
-    norms = mean_evidence(stale, "gradient_norms")
+    norms = mean_diagnostics(stale, "gradient_norms")
     if not weights or not norms:
         return None
     pulls = {name: norm * weights.get(name, 0.0) for name, norm in norms.items()}
@@ -276,7 +276,7 @@ def find_standstill(lines: list[dict], config: dict | None = None) -> Finding | 
 
 
 def _mean_cosines(lines):
-    return {pair: value for pair, value in mean_evidence(lines, "cosines").items() if pair.count(",") == 1}
+    return {pair: value for pair, value in mean_diagnostics(lines, "cosines").items() if pair.count(",") == 1}
 
 
 def _other(pair, name):

@@ -1,4 +1,4 @@
-"""From a volume to probabilities: Gaussian-weighted windows, views and ensembles, on a GPU or a processor."""
+"""From a volume to probabilities: Gaussian-weighted windows, test-time augmentation and ensembles, on a GPU or a CPU."""
 
 import logging
 import time
@@ -40,7 +40,7 @@ def _quarter_turns(count):
     return (lambda x: torch.rot90(x, count, (Y, X)), lambda x: torch.rot90(x, -count, (Y, X)))
 
 
-VIEWS = {
+TTA_TRANSFORMS = {
     "none": [_IDENTITY],
     "mirror": [_IDENTITY, *[_flip(*axes) for axes in ((Z,), (Y,), (X,), (Z, Y), (Z, X), (Y, X), (Z, Y, X))]],
     "seven": [_IDENTITY, _flip(Z), _flip(Y), _flip(X), *[_quarter_turns(count) for count in (1, 2, 3)]],
@@ -95,7 +95,7 @@ def predict_volume(
     window,
     overlap=DEFAULT_OVERLAP,
     batch_size=1,
-    views="none",
+    tta="none",
     device="auto",
     dtype=None,
     normalisation=None,
@@ -118,8 +118,8 @@ def predict_volume(
         Smallest share of a window that the next one covers again, in [0, 1).
     batch_size : int
         Windows in one forward pass.
-    views : str
-        Test-time augmentation, one of ``VIEWS``; the probabilities of the views are averaged.
+    tta : str
+        Test-time augmentation, one of ``TTA_TRANSFORMS``; the probabilities of the views are averaged.
     device : str or torch.device
         ``auto`` is the first GPU, or the processor.
     dtype : torch.dtype, optional
@@ -155,9 +155,9 @@ def predict_volume(
         raise InputValueError(f"volume must not be empty, got shape {volume.shape}")
     window = check_size("window", window)
     check_integer("batch_size", batch_size, minimum=1)
-    check_choice("views", views, VIEWS)
-    if views == "seven" and window[1] != window[2]:
-        raise InputValueError(f"window must be square in y and x for views 'seven', got {window}")
+    check_choice("tta", tta, TTA_TRANSFORMS)
+    if tta == "seven" and window[1] != window[2]:
+        raise InputValueError(f"window must be square in y and x for tta 'seven', got {window}")
     divisor = check_integer("size_divisor of the model", getattr(_unwrap(model), "size_divisor", 1), minimum=1)
     for edge in window:
         if edge % divisor:
@@ -165,7 +165,7 @@ def predict_volume(
     device = choose_device(device) if isinstance(device, str) else device
     dtype = choose_precision("auto", device).dtype if dtype is None else dtype
     normalisation = _normalisation_of(model) if normalisation is None else Normalisation.of(normalisation)
-    settings = (window, overlap, batch_size, VIEWS[views], device, normalisation, deadline, progress)
+    settings = (window, overlap, batch_size, TTA_TRANSFORMS[tta], device, normalisation, deadline, progress)
     try:
         return _predict_once(model, volume, dtype, *settings)
     except NotFiniteError as error:

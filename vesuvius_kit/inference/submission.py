@@ -102,7 +102,7 @@ def predict_folder(
     output : str or Path
         Made if missing. Files that are there already are kept when the settings are the same.
     predict : PredictConfig
-        Window, overlap, views; a window of zeros means the patch size of the training.
+        Window, overlap, tta; a window of zeros means the patch size of the training.
     workers : int, optional
         Processes that share the volumes, dealt to the GPUs in turn; by default one for each visible GPU, or one. A single one
         is this process itself.
@@ -226,7 +226,7 @@ def write_submission(
     checkpoints : sequence of str or Path
         See `find_checkpoints`; several are averaged.
     predict : PredictConfig
-        Window, overlap, views.
+        Window, overlap, tta.
     postprocess : PostprocessConfig
         See `make_mask`.
     budget_seconds : float, optional
@@ -408,7 +408,7 @@ class _Ensemble:
             "weights": self.digests,
             **({"window": list(self.windows[0])} if alike else {"windows": [list(window) for window in self.windows]}),
             "overlap": predict.overlap,
-            "views": predict.views,
+            "tta": predict.tta,
         }
         for path, digest, window in zip(self.paths, self.digests, self.windows):
             logger.info("weights %s (%s), window %s", path, digest, "x".join(map(str, window)))
@@ -446,7 +446,7 @@ class _Ensemble:
             names=[f"volume {name}: the network of {path}" for path in self.paths],
             overlap=settings.overlap,
             batch_size=settings.batch_size,
-            views=settings.views,
+            tta=settings.tta,
             device=device,
             dtype=choose_precision(settings.precision, device).dtype,
             deadline=deadline,

@@ -49,11 +49,12 @@ from vesuvius_kit.training.choices import (
     may_roll_back,
     read_labels,
 )
-from vesuvius_kit.training.evidence import N_PATCHES, gather_evidence
+from vesuvius_kit.training.gradient_diagnostics import N_PATCHES, gather_gradient_diagnostics
 from vesuvius_kit.training.interrupts import InterruptWatch, ignore_interrupts
 from vesuvius_kit.training.legacy import LegacyHandler
 from vesuvius_kit.training.preflight import check_run, lock_folds
 from vesuvius_kit.training.processes import (
+    broadcast,
     dtype_of,
     gather_rows,
     get_main_logger,
@@ -61,7 +62,6 @@ from vesuvius_kit.training.processes import (
     plain_forward,
     release_accelerator,
     start_accelerator,
-    take_from_main,
     wait_for_all,
 )
 from vesuvius_kit.training.run import (
@@ -189,7 +189,7 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, start, b
     try:
         for epoch in epochs:
             # Each process has its own clock; all stop together.
-            if settings.budget is not None and not take_from_main(budget.has_time()):
+            if settings.budget is not None and not broadcast(budget.has_time()):
                 logger.info(
                     "the budget of %s ends before epoch %d would; %s",
                     settings.budget,
@@ -208,7 +208,7 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, start, b
             trained = _train_epoch(run, epoch, wrapped, optimizer, loss_function, train_loader, progress)
             if averages_weights(config, epoch) and (epoch - settings.swa_start_epoch) % settings.swa_every_epochs == 0:
                 run.average.update(model)
-            evidence = _look_closely(run, epoch, loss_function, probe)
+            diagnostics = _diagnose_gradients(run, epoch, loss_function, probe)
             validated = _validate_patches(accelerator, model, config, validation_loader)
             scored = None
             if _is_scored(settings, state, epoch, validated["loss"]):
@@ -235,7 +235,7 @@ def _train_fold(config, folder, train_chunks, validation_chunks, fresh, start, b
                 "validation": validated,
                 "score": scored,
                 "average": averaged,
-                "evidence": evidence,
+                "gradient_diagnostics": diagnostics,
                 "interventions": [],
                 "events": _known_events(config, state, epoch),
             }
@@ -350,9 +350,9 @@ def _seed_step(*key):
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
-def _look_closely(run, epoch, loss_function, probe):
-    """The evidence of an epoch in which it is due, taken by the main process while the others wait."""
-    every = run.config.train.evidence_every_epochs
+def _diagnose_gradients(run, epoch, loss_function, probe):
+    """The gradient diagnostics of an epoch in which it is due, taken by the main process while the others wait."""
+    every = run.config.train.gradient_diagnostics_every_epochs
     if not run.accelerator.is_main_process or every == 0 or epoch % every:
         return None
     patches = [
@@ -362,7 +362,7 @@ def _look_closely(run, epoch, loss_function, probe):
     components = {name: loss_function.alone(name) for name in loss_function.weights}
     scaler = run.accelerator.scaler
     scale = 1.0 if scaler is None else scaler.get_scale()
-    return gather_evidence(run.model, patches, components, loss_function.weights, scale)
+    return gather_gradient_diagnostics(run.model, patches, components, loss_function.weights, scale)
 
 
 @torch.no_grad()
@@ -467,7 +467,7 @@ def _step_controller(run, line):
         if run.accelerator.is_main_process:
             lines = [*read_lines(run.folder / "log.jsonl"), without_nan(line)]
             reason = suspect_loss(lines, config_to_dict(config))
-        reason = take_from_main(reason)
+        reason = broadcast(reason)
         if reason:
             allow_raise = False
             line["events"].append({"kind": "raise_held", "reason": reason})
@@ -508,9 +508,9 @@ def _make_loaders(config, accelerator, model, train_chunks, validation_chunks):
         **shared,
     )
     validation_set = make_validation_patches(config, validation_chunks, model.record.normalisation)
-    # Training patches, unaltered, for the evidence.
+    # Training patches, unaltered, for the gradient diagnostics.
     probe = PatchDataset(train_chunks, samples_per_epoch=N_PATCHES, **shared)
-    wanted = settings.evidence_every_epochs > 0 and accelerator.is_main_process
+    wanted = settings.gradient_diagnostics_every_epochs > 0 and accelerator.is_main_process
     pinned = torch.cuda.is_available()
     processes = accelerator.num_processes
     mine = Subset(validation_set, range(accelerator.process_index, settings.validation_patches, processes))

@@ -139,7 +139,7 @@ def _agree_on_precision(processes, precision, kept):
             choice = kept
         else:
             choice = choose_precision(precision, processes.device, training=True)
-    choice = take_from_main(choice)
+    choice = broadcast(choice)
     if choice.name == "fp16" and processes.device.type == "cpu":
         raise InputValueError(f"precision must be fp32 or bf16 to train on a CPU, got fp16 ({choice.source})")
     return choice
@@ -314,7 +314,7 @@ def gather_rows(rows: list) -> list:
     return list(gather_object(list(rows)))
 
 
-def take_from_main(value):
+def broadcast(value):
     """Return the main process's value in every process.
 
     Parameters

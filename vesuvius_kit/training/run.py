@@ -35,7 +35,7 @@ FREE_SETTINGS = (
     "folds",
     "train.num_workers",
     "train.save_every_steps",
-    "train.evidence_every_epochs",
+    "train.gradient_diagnostics_every_epochs",
     "train.budget",
     "predict.batch_size",
     "predict.device",

@@ -13,31 +13,27 @@ import pickle
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numba
 from numba.core.caching import FunctionCache, NullCache
 
 logger = logging.getLogger(__name__)
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 _said = set()
 
 
-def compiled(**options):
+def compiled(**options: Any) -> Callable[[_Function], _Function]:
     """Return a decorator that compiles a function with `numba.njit` and keeps the machine code where that is possible.
 
-    Parameters
-    ----------
-    **options
-        Of `numba.njit`, without ``cache``.
-
-    Returns
-    -------
-    callable
-        Takes the function and returns the kernel.
+    The options are those of `numba.njit`, without ``cache``. To a type checker the kernel is the function that it was.
     """
 
-    def decorate(function):
+    def decorate(function: _Function) -> _Function:
         kernel = numba.njit(**options)(function)
         # With NUMBA_DISABLE_JIT the kernel is the function itself.
         if kernel is not function:

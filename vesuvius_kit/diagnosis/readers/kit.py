@@ -115,8 +115,8 @@ def read_kit_entry(entry: object) -> dict | None:
     for name in ("interventions", "events"):
         values = entry.get(name)
         read[name] = [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
-    if isinstance(entry.get("evidence"), dict):
-        read["evidence"] = _numbers_within(entry["evidence"])
+    if isinstance(entry.get("gradient_diagnostics"), dict):
+        read["gradient_diagnostics"] = _numbers_within(entry["gradient_diagnostics"])
     return read
 
 

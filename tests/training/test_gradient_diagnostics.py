@@ -10,7 +10,7 @@ from vesuvius_kit.config import load_config
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.models import create_model
 from vesuvius_kit.models.checkpoint import load_checkpoint
-from vesuvius_kit.training.evidence import gather_evidence
+from vesuvius_kit.training.gradient_diagnostics import gather_gradient_diagnostics
 from vesuvius_kit.training.loop import train
 
 WEIGHTS = {"dice": 0.3, "focal": 0.15, "variance": 0.5}
@@ -32,7 +32,7 @@ def components_of(weights):
 def test_norms_and_cosines_are_those_of_the_batch_as_a_whole():
     model = create_model("unet3d", initial_filters=4, depth=1)
     patches = make_patches()
-    evidence = gather_evidence(model, patches, components_of(WEIGHTS), WEIGHTS)
+    evidence = gather_gradient_diagnostics(model, patches, components_of(WEIGHTS), WEIGHTS)
     images, labels = (torch.stack(parts) for parts in zip(*patches))
 
     def gradient_of(weights):
@@ -62,7 +62,7 @@ def test_looking_leaves_no_trace():
     model = create_model("unet3d", initial_filters=4, depth=1).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
-    gather_evidence(model, make_patches(), components_of(WEIGHTS), WEIGHTS)
+    gather_gradient_diagnostics(model, make_patches(), components_of(WEIGHTS), WEIGHTS)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random)
@@ -72,7 +72,8 @@ def test_looking_leaves_no_trace():
 def test_a_scaled_backward_pass_gives_the_same_figures():
     model = create_model("unet3d", initial_filters=4, depth=1)
     plain, scaled = (
-        gather_evidence(model, make_patches(), components_of(WEIGHTS), WEIGHTS, scale) for scale in (1.0, 65536.0)
+        gather_gradient_diagnostics(model, make_patches(), components_of(WEIGHTS), WEIGHTS, scale)
+        for scale in (1.0, 65536.0)
     )
     assert plain["gradient_norms"] == pytest.approx(scaled["gradient_norms"], rel=1e-5)
 
@@ -80,7 +81,7 @@ def test_a_scaled_backward_pass_gives_the_same_figures():
 def test_patches_that_nobody_labelled_give_no_figures_but_no_error():
     model = create_model("unet3d", initial_filters=4, depth=1)
     patches = [(image, torch.full_like(label, 2)) for image, label in make_patches()]
-    evidence = gather_evidence(model, patches, components_of(WEIGHTS), WEIGHTS)
+    evidence = gather_gradient_diagnostics(model, patches, components_of(WEIGHTS), WEIGHTS)
     assert evidence["gradient_norms"] == {"dice": 0.0, "focal": 0.0, "variance": 0.0}
     assert set(evidence["cosines"].values()) == {None}
     assert evidence["output"] is None
@@ -88,7 +89,11 @@ def test_patches_that_nobody_labelled_give_no_figures_but_no_error():
 
 
 def run_with(data, tmp_path, every):
-    changes = {"data": str(data), "output": str(tmp_path / f"every_{every}"), "train.evidence_every_epochs": every}
+    changes = {
+        "data": str(data),
+        "output": str(tmp_path / f"every_{every}"),
+        "train.gradient_diagnostics_every_epochs": every,
+    }
     run = train(load_config(None, {**TINY, **changes, "loss.variance_weight": 0.2, "train.num_epochs": 4}))
     lines = [json.loads(line) for line in (run / "fold_0" / "log.jsonl").read_text().splitlines()]
     return load_checkpoint(run / "fold_0" / "last"), lines
@@ -102,10 +107,12 @@ def test_a_run_is_the_same_to_the_bit_with_and_without_it(tmp_path):
         assert left.keys() == right.keys()
         assert all(torch.equal(tensor, right[name]) for name, tensor in left.items())
     assert [line["train"] for line in plain] == [line["train"] for line in seen]
-    assert [line["evidence"] is not None for line in seen] == [True, False, True, False]
-    assert all(line["evidence"] is None for line in plain)
-    evidence = seen[0]["evidence"]
+    assert [line["gradient_diagnostics"] is not None for line in seen] == [True, False, True, False]
+    assert all(line["gradient_diagnostics"] is None for line in plain)
+    evidence = seen[0]["gradient_diagnostics"]
     assert set(evidence["gradient_norms"]) == {"dice", "cross_entropy", "variance"} == set(seen[0]["loss_weights"])
     # The same patches each time.
-    assert len({line["evidence"]["label_surface_share"] for line in seen if line["evidence"]}) == 1
+    assert (
+        len({line["gradient_diagnostics"]["label_surface_share"] for line in seen if line["gradient_diagnostics"]}) == 1
+    )
     assert evidence["total_gradient_norm"] > 0

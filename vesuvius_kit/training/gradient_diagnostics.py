@@ -13,7 +13,9 @@ N_PATCHES = 2
 _BINS = 10
 
 
-def gather_evidence(model, patches: list, components: dict, weights: dict, gradient_scale: float = 1.0) -> dict:
+def gather_gradient_diagnostics(
+    model, patches: list, components: dict, weights: dict, gradient_scale: float = 1.0
+) -> dict:
     """Return the gradient of each loss component and the shape of the output, on the same patches every time.
 
     Parameters

@@ -15,7 +15,7 @@ import torch
 from vesuvius_kit.config import load_config
 from vesuvius_kit.models import create_model
 from vesuvius_kit.training.choices import make_loss
-from vesuvius_kit.training.evidence import N_PATCHES, gather_evidence
+from vesuvius_kit.training.gradient_diagnostics import N_PATCHES, gather_gradient_diagnostics
 from vesuvius_kit.training.processes import dtype_of, release_accelerator, start_accelerator
 
 
@@ -40,11 +40,13 @@ def measure(name, repeats):
         optimizer.step()
 
     def look():
-        gather_evidence(network, probe, {part: loss.alone(part) for part in loss.weights}, loss.weights, scale)
+        gather_gradient_diagnostics(
+            network, probe, {part: loss.alone(part) for part in loss.weights}, loss.weights, scale
+        )
 
     model.train()
     of_step, of_look = time_of(step, repeats, device), time_of(look, repeats, device)
-    every, steps = config.train.evidence_every_epochs, config.train.steps_per_epoch
+    every, steps = config.train.gradient_diagnostics_every_epochs, config.train.steps_per_epoch
     print(
         f"{name} on {device.type} ({str(dtype_of(accelerator)).removeprefix('torch.')}): step {of_step:.3f} s, evidence "
         f"{of_look:.3f} s with {len(loss.weights)} components; every {every} epochs of {steps} steps "
