@@ -7,6 +7,7 @@ import yaml
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
 from vesuvius_kit.config import (
+    PostprocessConfig,
     RunConfig,
     changed_settings,
     config_to_dict,
@@ -15,7 +16,7 @@ from vesuvius_kit.config import (
     list_configs,
     load_config,
 )
-from vesuvius_kit.config.parser import make_bare_parser, make_parser, parse_arguments
+from vesuvius_kit.config.parser import SettingsParser
 
 
 @pytest.mark.parametrize("name", list_configs())
@@ -48,11 +49,10 @@ def test_the_run_of_the_plateau_has_the_figures_of_the_case():
     assert (config.loss.focal_gamma, config.loss.focal_alpha, config.loss.class_weights) == (2.0, 0.4, (1.0, 2.0))
     assert (config.train.learning_rate, config.train.weight_decay, config.train.batch_size) == (1e-4, 1e-2, 2)
     assert (config.train.num_epochs, config.train.gradient_clip) == (300, 0.5)
-    assert (config.lr.schedule, config.lr.warmup_epochs, config.lr.handler) == ("warm_restarts", 5, "bounded")
+    assert (config.lr.schedule, config.lr.warmup_epochs) == ("warm_restarts", 5)
     assert (config.lr.t_0, config.lr.t_mult, config.lr.eta_min) == (10, 2, 1e-6)
     swa = (config.train.swa_start_epoch, config.train.swa_every_epochs, config.train.swa_learning_rate)
     assert swa == (30, 5, 5e-5)
-    assert not config.loss.unlabelled_as_surface
     assert config.model.options == {"initial_filters": 32, "depth": 4}
     assert (config.patches.size, config.n_folds) == ((128, 128, 128), 5)
 
@@ -140,10 +140,9 @@ def test_overrides_replace_single_settings():
         ({"lr.max_factor": 6}, "lr.max_factor must be"),
         ({"lr.schedule": "rising"}, "lr.schedule"),
         ({"patches.size": [1, 2]}, "patches.size"),
-        (
-            {"postprocess.pipeline": "public", "postprocess.t_low": 0.9, "postprocess.t_high": 0.5},
-            "postprocess.t_high must be >= 0.9",
-        ),
+        ({"postprocess.steps": 3}, "postprocess.steps must be a mapping of names to values, got 3"),
+        ({"postprocess.steps.slit_tunnels": 3}, "postprocess.steps must be a mapping of names to values"),
+        ({"postprocess.t_low": 0.3}, "postprocess.t_low"),
         ({"n_folds": 1}, "n_folds must be >= 2"),
         ({"folds": 9}, "folds must be"),
     ],
@@ -197,8 +196,6 @@ UNUSED = [
     ({"lr.patience": 9, "lr.allow_raise": False}, "lr.patience", {"lr.allow_raise": True}),
     ({"lr.cooldown": 9, "lr.max_factor": 1}, "lr.cooldown", {"lr.max_factor": 2}),
     ({"lr.min_delta": 0, "lr.schedule": "plateau"}, "lr.min_delta", {"lr.raises_on_plateau_schedule": True}),
-    ({"lr.raise_start_epoch": 3, "lr.handler": "legacy"}, "lr.raise_start_epoch", {"lr.handler": "bounded"}),
-    ({"lr.max_factor": 3, "lr.handler": "legacy"}, "lr.max_factor", {"lr.handler": "bounded"}),
     ({"train.swa_start_epoch": 100}, "train.swa_start_epoch", {"train.num_epochs": 101}),
     ({"train.swa_every_epochs": 2}, "train.swa_every_epochs", {"train.swa_start_epoch": 9}),
     ({"train.swa_learning_rate": 1e-4}, "train.swa_learning_rate", {"train.swa_start_epoch": 9}),
@@ -206,10 +203,6 @@ UNUSED = [
      "train.max_rollbacks", {"train.rollback_rising_epochs": 2}),
     ({"train.max_rollbacks": 0, "train.rollback_tolerance": 0.3}, "train.rollback_tolerance", {"train.max_rollbacks": 1}),
     ({"train.rollback_tolerance": 0.3, "lr.schedule": "warm_restarts"}, "train.rollback_tolerance", {"lr.schedule": "cosine"}),
-    ({"train.rollback_rising_epochs": 9, "lr.handler": "legacy"}, "train.rollback_rising_epochs", {"lr.handler": "bounded"}),
-    ({"postprocess.t_low": 0.2, "postprocess.pipeline": "raw"}, "postprocess.t_low", {"postprocess.pipeline": "public"}),
-    ({"postprocess.dust_min_size": 5, "postprocess.pipeline": "raw"},
-     "postprocess.dust_min_size", {"postprocess.pipeline": "public"}),
 ]  # fmt: skip
 
 
@@ -228,7 +221,7 @@ def test_a_setting_without_effect_is_refused(changes, named, remedy):
     [
         ({"predict.window": [0, 8, 8]}, r"predict\.window must be three edges above 0"),
         ({"predict.window": [8, 8, 16], "predict.tta": "seven"}, r"predict\.window must be square in y and x"),
-        ({"train.num_epochs": 2}, r"lr\.warmup_epochs must be <= 1, got 2"),
+        ({"train.num_epochs": 2}, r"lr\.warmup_epochs must be below train\.num_epochs, 2, got 2"),
         ({"lr.floor": 1}, r"lr\.floor must be <= 0\.001"),
         ({"lr.schedule": "cosine", "lr.eta_min": 1}, r"lr\.eta_min must be <= 0\.001"),
         ({"folds": [0, 0]}, "folds must name at least one fold, each once"),
@@ -258,22 +251,28 @@ def test_a_limit_that_a_short_run_never_reaches_is_no_fault():
 def test_a_later_source_takes_the_effect_of_an_earlier_setting_away(tmp_path, caplog):
     """Another pipeline on the command line is no fault of the file, whose thresholds belonged to the one before."""
     path = tmp_path / "mine.yaml"
-    path.write_text("postprocess: {pipeline: public, t_low: 0.3}\n")
+    path.write_text("postprocess:\n  steps: {hysteresis_threshold: {t_low: 0.3}}\n  pipeline: public\n")
+    assert load_config(path).postprocess.steps == {"hysteresis_threshold": {"t_low": 0.3}}
     with caplog.at_level("INFO"):
         config = load_config(path, {"postprocess.pipeline": "sheet_repair"})
     assert config_to_dict(config.postprocess) == config_to_dict(RunConfig().postprocess) | {"pipeline": "sheet_repair"}
-    assert "postprocess.t_low must be left out" in caplog.text
+    assert "not used, because of postprocess.pipeline sheet_repair" in caplog.text
+    assert "mine.yaml, line 2: postprocess.steps" in caplog.text
+    assert load_config(path, {"postprocess.pipeline": "public"}) == load_config(path), "the same pipeline"
     assert load_config("config_v5_variance_focused", {"train.num_epochs": 6}).train.swa_start_epoch == 0
-    path.write_text(
-        "loss: {schedule: {dice_weight: [[0, 0.5], [4, 0.7], [9, 0.9]]}}\npostprocess: {pipeline: public, t_low: 0.2}\n"
-    )
+    path.write_text("loss: {schedule: {dice_weight: [[0, 0.5], [4, 0.7], [9, 0.9]]}}\n")
     assert load_config(path, {"train.num_epochs": 5}).loss.schedule == {"dice_weight": [(0, 0.5), (4, 0.7)]}
     linear = {"train.num_epochs": 6, "loss.schedule_kind": "linear"}
     assert load_config(path, linear).loss.weights(5) == load_config(
         path, {"loss.schedule_kind": "linear"}
     ).loss.weights(5)
-    path.write_text("postprocess: {pipeline: raw,\n  t_low: 0.2}\n")
-    with pytest.raises(InputValueError, match=r"mine\.yaml, line 2: postprocess\.t_low must be left out"):
+    path.write_text("loss: {focal_weight: 0,\n  focal_gamma: 3}\n")
+    with pytest.raises(InputValueError, match=r"mine\.yaml, line 2: loss\.focal_gamma must be left out"):
+        load_config(path)
+    path.write_text("lr: {schedule: constant}\ntrain:\n  num_epochs: 2\n")
+    with pytest.raises(
+        InputValueError, match=r"mine\.yaml, line 3: lr\.warmup_epochs must be below train\.num_epochs, 2"
+    ):
         load_config(path)
 
 
@@ -281,51 +280,95 @@ def test_a_file_that_replaces_a_word_of_the_command_line_says_so(tmp_path, caplo
     """A later source wins; whoever names the file last may not have meant that."""
     (tmp_path / "mine.yaml").write_text("train: {num_epochs: 3, batch_size: 2}\n")
     words = ["--train.num_epochs", "300", "--train.batch_size", "2", "--config", str(tmp_path / "mine.yaml")]
-    assert parse_arguments(make_parser(), words)["train.num_epochs"] == 3
+
+    def read(*words):
+        parser = SettingsParser({"": RunConfig}, reads_files=True)
+        assert parser.read_words(words) == []
+        return parser.build()[""]
+
+    assert read(*words).train.num_epochs == 3
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'mine.yaml'}, line 1: 3 replaces --train.num_epochs 300, which stands before it"
     ]
-    assert parse_arguments(make_parser(), [*words[-2:], *words[:-2]])["train.num_epochs"] == 300
+    assert read(*words[-2:], *words[:-2]).train.num_epochs == 300
     assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(
     ("kind", "word", "message"),
     [
-        (tuple[int, int, int], "48", "--size must be 3 values in brackets, each an integer, got 48"),
+        (tuple[int, int, int], "4.8", "--size must be an integer or three of them in brackets, got 4.8"),
+        (tuple[int, int, int], "[48, 48]", "--size must be an integer or three of them in brackets, got [48, 48]"),
         (float, "nan", "--size must be a number, got nan"),
         (int, "1.5", "--size must be an integer, got 1.5"),
     ],
 )
 def test_an_option_that_is_no_setting_is_named_in_the_same_words(kind, word, message):
-    parser = make_bare_parser()
-    parser.add_argument("--size", type=kind)
     with pytest.raises(InputValueError, match=re.escape(message)):
-        parse_arguments(parser, ["--size", word])
+        SettingsParser({}, {"size": kind}).read_words(["--size", word])
+
+
+@pytest.mark.parametrize("word", ["48", "[48, 48, 48]"])
+def test_a_single_edge_stands_for_three(word, tmp_path):
+    assert load_config(None, {"predict.window": word, "patches.size": word}).predict.window == (48, 48, 48)
+    (tmp_path / "mine.yaml").write_text(f"patches: {{size: {word}}}\n")
+    assert load_config(tmp_path / "mine.yaml").patches.size == (48, 48, 48)
+    parser = SettingsParser({}, {"shape": tuple[int, int, int]})
+    assert parser.read_words(["--shape", word]) == []
+    assert parser.values == {"shape": (48, 48, 48)}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("lr: {handler: bounded}", "lr.handler"),
+        ("lr.handler: legacy", "lr.handler"),
+        ("loss:\n  unlabelled_as_surface: true", "loss.unlabelled_as_surface"),
+    ],
+)
+def test_what_was_a_setting_for_the_plateau_study_is_refused_with_the_reason(text, name, tmp_path):
+    (tmp_path / "old.yaml").write_text(text)
+    with pytest.raises(InputValueError, match=rf"old\.yaml, line \d: {name} must be left out: .*benchmarks/plateau"):
+        load_config(tmp_path / "old.yaml")
+    section, key = name.split(".")
+    stored = SettingsParser({"": RunConfig})
+    with pytest.raises(InputValueError, match=f"checkpoint must not hold {name}: .*benchmarks/plateau"):
+        stored.read_stored({section: {key: "legacy"}})
+
+
+def test_entries_of_mappings_are_given_one_by_one_at_any_depth():
+    changes = {"postprocess.steps.slit_tunnels.min_size": 9, "postprocess.steps.bridge_gaps.length": 8}
+    config = load_config(None, changes | {"model.options.depth": 3, "model.options.initial_filters": 8})
+    assert config.postprocess.steps == {"slit_tunnels": {"min_size": 9}, "bridge_gaps": {"length": 8}}
+    assert config.model.options == {"depth": 3, "initial_filters": 8}
+    assert load_config(None, {"postprocess.steps": "{raw: {t_low: 0.3}}"}).postprocess.steps == {"raw": {"t_low": 0.3}}
 
 
 def test_the_settings_of_a_checkpoint_give_way_to_a_pipeline_on_the_command_line():
-    from vesuvius_kit.config import PostprocessConfig
-    from vesuvius_kit.config.parser import add_settings, instantiate, make_bare_parser, parse_arguments
-
     def parse(*words):
-        parser = make_bare_parser()
-        add_settings(parser, PostprocessConfig, "postprocess")
-        parser.stored = {
-            f"postprocess.{key}": value
-            for key, value in vars(PostprocessConfig("public", t_low=0.1, z_radius=1)).items()
-        }
-        return instantiate(parser, parse_arguments(parser, words)).postprocess
+        parser = SettingsParser({"postprocess": PostprocessConfig})
+        stored = PostprocessConfig("public", {"hysteresis_threshold": {"t_low": 0.1, "t_high": 0.2}})
+        parser.read_stored({"postprocess": config_to_dict(stored)})
+        assert parser.read_words(words) == []
+        return parser.build()["postprocess"]
 
-    assert parse() == PostprocessConfig("public", t_low=0.1, z_radius=1)
-    assert parse("--postprocess.t_high=0.5") == PostprocessConfig("public", t_low=0.1, t_high=0.5, z_radius=1)
+    assert parse() == PostprocessConfig("public", {"hysteresis_threshold": {"t_low": 0.1, "t_high": 0.2}})
+    given = parse("--postprocess.steps.close_cylinder.z_radius=5")
+    assert given.steps == {"hysteresis_threshold": {"t_low": 0.1, "t_high": 0.2}, "close_cylinder": {"z_radius": 5}}
     assert parse("--postprocess.pipeline", "raw") == PostprocessConfig("raw")
-    with pytest.raises(InputValueError, match=r"^postprocess\.t_low must be left out"):
-        parse("--postprocess.pipeline", "raw", "--postprocess.t_low", "0.2")
 
 
-def test_thresholds_given_to_a_function_beside_another_pipeline_are_refused():
+def test_parameters_that_do_not_apply_are_refused():
     from vesuvius_kit.postprocess import make_mask
 
-    with pytest.raises(InputValueError, match=r"must be left out beside the pipeline raw, got t_low=0\.1"):
-        make_mask(np.zeros((4, 4, 4), np.float32), "raw", t_low=0.1)
+    probability = np.zeros((4, 4, 4), np.float32)
+    with pytest.raises(
+        InputValueError, match=r"steps must name a step that pipeline raw has once, .*got close_cylinder"
+    ):
+        make_mask(probability, "raw", {"close_cylinder": {"z_radius": 1}})
+    with pytest.raises(
+        InputValueError, match=r"step 1 of pipeline raw \(hysteresis_threshold\) must have parameters among"
+    ):
+        make_mask(probability, "raw", {"hysteresis_threshold": {"threshold": 1}})
+    with pytest.raises(InputValueError, match=r"steps must have parameters by name for hysteresis_threshold, got 0\.3"):
+        make_mask(probability, "raw", {"hysteresis_threshold": 0.3})

@@ -56,7 +56,7 @@ def test_a_step_s_parameter_and_the_settings_beside_a_checkpoint_go_through_the_
         ("train: {budget: 600}", "train.budget", "600"),
         ("lr: {allow_raise: no}", "lr.allow_raise", False),
         ("lr: {allow_raise: Off}", "lr.allow_raise", False),
-        ("loss: {unlabelled_as_surface: yes}", "loss.unlabelled_as_surface", True),
+        ("lr: {allow_raise: yes}", "lr.allow_raise", True),
         ("predict: {tta: none}", "predict.tta", "none"),
         ("output: on", "output", "on"),
         ("output: 017", "output", "017"),
@@ -105,7 +105,7 @@ def test_a_word_means_what_the_setting_s_type_makes_of_it(tmp_path, text, key, e
         ("data: null", "data must be a text, got null"),
         ("model: {options: {half_resolution: no}}", r"model\.options\.half_resolution must be spelt .*, got no"),
         ("model: {options: {depth: 017}}", "must be spelt"),
-        ("patches: {size: 64}", r"patches\.size must be 3 values in brackets, each an integer, got 64"),
+        ("patches: {size: 6.4}", r"patches\.size must be an integer or three of them in brackets, got 6\.4"),
         ("folds: [0, true]", "folds must be an integer or a list"),
         ("lr: {schedule: rising}", r"lr\.schedule must be one of constant, .*, got rising"),
         ("train: null", "train must be a section of settings, got null"),
@@ -186,17 +186,18 @@ def test_a_whole_section_comes_from_a_file_or_the_command_line(tmp_path):
 
 
 def test_a_later_file_wins_and_the_message_names_the_one_that_counts(tmp_path):
-    from vesuvius_kit.config.parser import make_parser, parse_arguments, run_config_of
+    from vesuvius_kit.config import RunConfig
+    from vesuvius_kit.config.parser import SettingsParser
 
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("train: {num_epochs: 5, seed: 1}\n")
     second.write_text("\ntrain: {seed: 2, batch_size: 0}\n")
-    parser = make_parser()
+    parser = SettingsParser({"": RunConfig}, reads_files=True)
     words = [f"--config={first}", "--train.num_epochs", "7", "--config", str(second)]
-    namespace = parse_arguments(parser, words)
-    assert (namespace["train.num_epochs"], namespace["train.seed"]) == (7, 2)
+    assert parser.read_words(words) == []
+    assert (parser.values["train.num_epochs"], parser.values["train.seed"]) == (7, 2)
     with pytest.raises(InputValueError, match=r"second\.yaml, line 2: train\.batch_size must be >= 1"):
-        run_config_of(parser, namespace)
+        parser.build()
 
 
 def test_untyped_values_keep_their_kind_and_refuse_what_reads_two_ways(tmp_path):

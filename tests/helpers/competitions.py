@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 
+from vesuvius_kit.config import PostprocessConfig
 from vesuvius_kit.io.volume import write_volume
 
 TINY = {
@@ -14,9 +15,10 @@ TINY = {
     "patches.per_volume": 2,
     "predict.window": [16, 16, 16],
     "postprocess.pipeline": "public",
-    "postprocess.t_low": 0.3,
-    "postprocess.t_high": 0.5,
-    "postprocess.dust_min_size": 10,
+    "postprocess.steps": {
+        "hysteresis_threshold": {"t_low": 0.3, "t_high": 0.5},
+        "remove_small_components": {"min_size": 10},
+    },
     "train.num_epochs": 3,
     "train.steps_per_epoch": 4,
     "train.batch_size": 2,
@@ -26,6 +28,18 @@ TINY = {
     "train.precision": "fp32",
     "lr.warmup_epochs": 0,
 }
+
+
+def public_pipeline(t_low, t_high, z_radius, xy_radius, min_size):
+    """The pipeline ``public`` with settings of its own."""
+    return PostprocessConfig(
+        "public",
+        {
+            "hysteresis_threshold": {"t_low": t_low, "t_high": t_high},
+            "close_cylinder": {"z_radius": z_radius, "xy_radius": xy_radius},
+            "remove_small_components": {"min_size": min_size},
+        },
+    )
 
 
 def make_pair(shape, seed):

@@ -16,7 +16,7 @@ def commands(work, bad_folders, bad_files):
     quick = ["--train.num_epochs", "1", "--train.steps_per_epoch", "1", "--n_folds", "2", "--train.num_workers", "0"]
     quick += ["--lr.warmup_epochs", "0", "--patches.size", "[16,16,16]"]
     for bad in bad_folders:
-        yield ["demo", "--tiny", "true", "--output", bad]
+        yield ["demo", "--tiny", "--output", bad]
         yield ["phantom", "--train", "0", "--test", "1", "--output", bad]
         yield ["phantom", "--train", "0", "--test", "1", "--output", work / "free" / "phantom", "--truth", bad]
         yield ["train", "--data", data, *quick, "--output", bad]

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from helpers.competitions import public_pipeline
 from scipy import ndimage
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
 from vesuvius_kit.cli import main
-from vesuvius_kit.config import PostprocessConfig
+from vesuvius_kit.config import PostprocessConfig, config_to_dict
 from vesuvius_kit.inference.submission import postprocess_folder
 from vesuvius_kit.io.volume import read_volume, write_volume
 from vesuvius_kit.postprocess import list_presets, load_pipeline, make_mask, run_pipeline, topo_postprocess
@@ -48,8 +49,8 @@ def test_public_equals_the_function():
         run_pipeline(probability, load_pipeline("public")), topo_postprocess(probability, 0.35, 0.85, 3, 2, 100)
     )
     setting = {"t_low": 0.4, "t_high": 0.7, "z_radius": 1, "xy_radius": 1, "dust_min_size": 20}
-    np.testing.assert_array_equal(make_mask(probability, "public", **setting), topo_postprocess(probability, **setting))
-    assert vars(PostprocessConfig()).keys() == {"pipeline", *setting}
+    settings = config_to_dict(public_pipeline(*setting.values()))
+    np.testing.assert_array_equal(make_mask(probability, **settings), topo_postprocess(probability, **setting))
 
 
 def test_the_report_adds_up():

@@ -61,7 +61,7 @@ def test_what_the_end_of_a_run_needs_is_missed_before_its_start(data, tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "PIPELINE").write_text(PIPELINE.replace("MIN", "many"))
-    changes = {"postprocess__t_low": 0.35, "postprocess__t_high": 0.85, "postprocess__dust_min_size": 100, **changes}
+    changes = {"postprocess__steps": {}, **changes}
     config = configure(data, tmp_path, **changes)
     with pytest.raises(InputError, match=message) as caught:
         train(config, fresh=True)

@@ -1,6 +1,6 @@
-"""The command ``vesuvius-kit``: one module for each subcommand, which arranges one call of the library.
+"""The command ``vesuvius-kit``: one module for each subcommand, with one typed function, which makes one call of the library.
 
-Each module has a docstring, whose first line is the command's summary, and ``run(prog, arguments)``, which parses and calls.
+`command.py` makes the options from the function's signature and its help from the docstring.
 
 Exit codes: 0 done, 1 an audit or a run found a fault or Kaggle refused, 2 something the user gave cannot be used (one line
 says what), 130 stopped by Ctrl-C.
@@ -10,31 +10,32 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 
 from vesuvius_kit import __version__
 from vesuvius_kit.checks import InputError, InputValueError, RunFailedError, explain_os_error
-from vesuvius_kit.cli import (
-    audit,
-    bundle,
-    demo,
-    diagnose,
-    phantom,
-    postprocess,
-    predict,
-    push,
-    rehearse,
-    score,
-    ship,
-    submit,
-    train,
-)
+from vesuvius_kit.cli.audit import audit
+from vesuvius_kit.cli.bundle import bundle
+from vesuvius_kit.cli.command import Command, StoredSettings, run_command, summary_of
+from vesuvius_kit.cli.demo import demo
+from vesuvius_kit.cli.diagnose import diagnose
+from vesuvius_kit.cli.phantom import phantom
+from vesuvius_kit.cli.postprocess import postprocess
+from vesuvius_kit.cli.predict import predict
+from vesuvius_kit.cli.prediction import settings_of_training
+from vesuvius_kit.cli.push import push
+from vesuvius_kit.cli.rehearse import rehearse
+from vesuvius_kit.cli.score import score
+from vesuvius_kit.cli.ship import ship
+from vesuvius_kit.cli.submit import submit
+from vesuvius_kit.cli.train import train
 from vesuvius_kit.console import configure_logging, how_to_go_on, outlive_readers
 from vesuvius_kit.inference.hardware import count_cores
 from vesuvius_kit.kaggle.errors import KaggleError
 
 logger = logging.getLogger(__name__)
 
-COMMANDS = {
+COMMANDS: dict[str, Command] = {
     "demo": demo,
     "phantom": phantom,
     "audit": audit,
@@ -50,34 +51,26 @@ COMMANDS = {
     "rehearse": rehearse,
 }
 
+STORED_SETTINGS: dict[str, StoredSettings] = {"predict": settings_of_training, "submit": settings_of_training}
+"""Where a command finds settings that its command line does not give."""
+
 # These keep nothing of an unfinished call.
 START_AGAIN = ("audit", "score", "diagnose", "rehearse")
 
 
-def main(arguments=None) -> int:
-    """Run one command and return its exit code.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The words after the program's name; by default those of the process.
-
-    Returns
-    -------
-    int
-        0 done, 1 a fault was found or Kaggle refused, 2 unusable input, 130 stopped by Ctrl-C.
-    """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, by default that of the process, and return its exit code, see above."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     configure_logging()
     _share_cores()
     # A library's warning about its own future is not for the person at the command line.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     with outlive_readers():
-        return _report(arguments)
+        return _report(words)
 
 
-def _report(arguments):
+def _report(arguments: list[str]) -> int:
     """Run a command; what went wrong is said in one line."""
     try:
         code = _run(arguments)
@@ -98,7 +91,7 @@ def _report(arguments):
     return code
 
 
-def _share_cores():
+def _share_cores() -> None:
     """Tell the numerical libraries how many cores a container was given: they count those of the machine."""
     cores = count_cores()
     if cores < (os.cpu_count() or 1) and "torch" not in sys.modules:
@@ -106,14 +99,14 @@ def _share_cores():
             os.environ.setdefault(name, str(cores))
 
 
-def _after_stop(arguments):
+def _after_stop(arguments: list[str]) -> str:
     """What a person has to do after Ctrl-C, where the command itself did not say."""
     if arguments[:1] and arguments[0] in START_AGAIN:
         return "the same command starts again"
     return how_to_go_on("--fresh" in arguments)
 
 
-def _one_line(error):
+def _one_line(error: object) -> str:
     """The message of an error; of one that a loader process sent with its traceback, the last line."""
     text = str(error).strip()
     if "Original Traceback" in text:
@@ -121,7 +114,7 @@ def _one_line(error):
     return " ".join(text.split())
 
 
-def _run(arguments):
+def _run(arguments: list[str]) -> int:
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"vesuvius-kit {__version__}")
         return 0
@@ -131,17 +124,15 @@ def _run(arguments):
     name, *rest = arguments
     if name not in COMMANDS:
         raise InputValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
-    return COMMANDS[name].run(f"vesuvius-kit {name}", rest) or 0
+    return run_command(COMMANDS[name], rest, f"vesuvius-kit {name}", STORED_SETTINGS.get(name))
 
 
-def _overview():
+def _overview() -> str:
     lines = [
         "usage: vesuvius-kit COMMAND [OPTIONS]",
         "",
         "Find the papyrus surface in X-ray CT of the Herculaneum scrolls.",
     ]
     lines += ["", "commands (each has its own --help):"]
-    # Python leaves docstrings out under -OO.
-    summaries = {name: (command.__doc__ or "").partition("\n")[0] for name, command in COMMANDS.items()}
-    lines += [f"  {name:<12} {summary}" for name, summary in summaries.items()]
+    lines += [f"  {name:<12} {summary_of(command)}" for name, command in COMMANDS.items()]
     return "\n".join(lines)

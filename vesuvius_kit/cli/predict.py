@@ -1,32 +1,45 @@
-"""Write the surface probabilities of every volume in a folder."""
+"""``vesuvius-kit predict``."""
 
-from vesuvius_kit.cli.prediction import add_prediction_arguments, parse_with_checkpoint_defaults, report_worker_error
+from collections.abc import Sequence
+
+from vesuvius_kit.cli.prediction import report_worker_error
 from vesuvius_kit.config import PredictConfig
-from vesuvius_kit.config.parser import add_settings, make_bare_parser
 from vesuvius_kit.console import show_progress
 
 
-def run(prog, arguments):
-    parser = make_bare_parser(prog=prog, description=__doc__)
-    parser.add_argument("--images", type=str, required=True, help="folder of {id}.tif")
-    add_prediction_arguments(parser)
-    parser.add_argument("--output", type=str, default="probabilities", help="folder for {id}.npy, float16")
-    add_settings(parser, PredictConfig, "predict")
-    given, built = parse_with_checkpoint_defaults(parser, arguments, ["predict"])
+def predict(
+    images: str,
+    predict: PredictConfig,
+    *,
+    checkpoints: Sequence[str] = ("checkpoints",),
+    config: str | None = None,
+    output: str = "probabilities",
+    workers: int | None = None,
+    fresh: bool = False,
+) -> int:
+    """Write the surface probabilities of every volume in a folder.
+
+    Parameters
+    ----------
+    images
+        folder of {id}.tif
+    checkpoints
+        checkpoints, folds or runs; averaged
+    config
+        take the settings from here instead of the first checkpoint
+    output
+        folder for {id}.npy, float16
+    workers
+        processes that share the volumes; by default one for each GPU
+    fresh
+        make again what is there
+    """
     from vesuvius_kit.inference.submission import predict_folder
     from vesuvius_kit.inference.workers import WorkerError
 
     try:
-        predict_folder(
-            given.images,
-            given.checkpoints,
-            given.output,
-            built.predict,
-            workers=given.workers,
-            fresh=given.fresh,
-            progress=show_progress,
-        )
+        predict_folder(images, checkpoints, output, predict, workers=workers, fresh=fresh, progress=show_progress)
     except WorkerError as error:
-        return report_worker_error(error, given.fresh)
-    print(given.output)
+        return report_worker_error(error, fresh)
+    print(output)
     return 0

@@ -1,54 +1,38 @@
-"""What the commands that predict share: their arguments, and the settings a checkpoint brings along."""
+"""What the commands that predict share: the settings that a checkpoint brings along, and how a failed worker is reported."""
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.config import config_to_dict, load_config
-from vesuvius_kit.config.parser import instantiate, parse_arguments
 from vesuvius_kit.console import how_to_go_on
 
 
-def add_prediction_arguments(parser):
-    parser.add_argument(
-        "--checkpoints", type=str, nargs="+", default=["checkpoints"], help="checkpoints, folds or runs; averaged"
-    )
-    parser.add_argument(
-        "--config", type=str, default=None, help="take the settings from here instead of the first checkpoint"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=None, help="processes that share the volumes; by default one for each GPU"
-    )
-    parser.add_argument("--fresh", action="store_true", help="make again what is there")
+def settings_of_training(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections ``predict`` and ``postprocess`` that lie below the command line.
 
-
-def parse_with_checkpoint_defaults(parser, arguments, sections):
-    """Parse twice: the settings a checkpoint was trained with are the defaults of what is not given.
-
-    Returns the parsed namespace and the one with the sections as dataclasses.
+    They come from ``--config``, or from the first of ``--checkpoints``: what the network was trained and scored with. A device
+    or a precision belongs to the machine and is left out. A section that the command does not take is left out too.
     """
-    given = parse_arguments(parser, arguments)
-    if given.config is not None:
-        stored = config_to_dict(load_config(given.config))
+    if options["config"] is not None:
+        stored: Mapping[str, Any] = config_to_dict(load_config(options["config"]))
     else:
         from vesuvius_kit.models.checkpoint import find_checkpoints, read_checkpoint_header
 
-        path = find_checkpoints(given.checkpoints)[0]
+        path = find_checkpoints(options["checkpoints"])[0]
         _, state = read_checkpoint_header(path)
         if not isinstance(state.get("config"), dict):
             raise InputValueError(f"checkpoint must hold the settings of its training (or give --config), got {path}")
         stored = state["config"]
-    # A device or a precision belongs to the machine, not to the checkpoint.
-    parser.stored = {
-        f"{section}.{key}": value
-        for section in sections
-        for key, value in stored[section].items()
-        if key not in ("device", "precision")
+    return {
+        section: {key: value for key, value in stored[section].items() if key not in ("device", "precision")}
+        for section in ("predict", "postprocess")
+        if section in options
     }
-    given = parse_arguments(parser, arguments)
-    return given, instantiate(parser, given)
 
 
-def report_worker_error(error, fresh):
-    """Print the one line of a prediction process that failed; the exit code."""
+def report_worker_error(error: Exception, fresh: bool) -> int:
+    """Print the one line of a prediction process that failed; return the exit code."""
     print(f"vesuvius-kit: {error}; what is done is kept, {how_to_go_on(fresh)}", file=sys.stderr)
     return 1

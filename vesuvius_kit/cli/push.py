@@ -1,68 +1,80 @@
-"""Send the bundle, and weights, to Kaggle if they changed, and start a notebook there."""
+"""``vesuvius-kit push``."""
 
-from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
 from vesuvius_kit.console import show_progress
 
+if TYPE_CHECKING:
+    from vesuvius_kit.kaggle.client import KaggleClient
+    from vesuvius_kit.kaggle.shipment import Shipment
 
-def run(prog, arguments):
-    parser = make_bare_parser(prog=prog, description=__doc__)
-    add_push_arguments(parser)
-    given = parse_arguments(parser, arguments)
-    client, shipment = prepare(given)
-    if client is None:
+
+def push(
+    *,
+    kernel: Literal["train", "submit", "explore"] = "submit",
+    checkpoints: Sequence[str] = (),
+    models_from: Literal["dataset", "train"] = "dataset",
+    with_imagecodecs: bool = False,
+    checkout: str = ".",
+    folder: str = "dist/kaggle",
+    dry_run: bool = False,
+) -> None:
+    """Send the bundle, and weights, to Kaggle if they changed, and start a notebook there.
+
+    Parameters
+    ----------
+    kernel
+        which notebook
+    checkpoints
+        checkpoints, folds or runs to upload for the submit notebook
+    models_from
+        where the submit notebook finds weights: uploaded ones, or the output of the train notebook
+    with_imagecodecs
+        add imagecodecs' compiled wheel to the bundle
+    checkout
+        folder with kernels/ and notebooks/
+    folder
+        gets the bundle and the output
+    dry_run
+        show what would be sent and send nothing
+    """
+    from vesuvius_kit.kaggle.push import push as push_shipment
+    from vesuvius_kit.kaggle.shipment import prepare_shipment
+
+    client = connect(dry_run)
+    shipment = prepare_shipment(
+        folder,
+        checkout=checkout,
+        kernel=kernel,
+        checkpoints=checkpoints,
+        models_from=models_from,
+        with_imagecodecs=with_imagecodecs,
+    )
+    if dry_run or client is None:
+        show_shipment(shipment, client)
         return
-    from vesuvius_kit.kaggle.push import push
-
-    started = push(client, shipment, given.folder, progress=show_progress)
+    started = push_shipment(client, shipment, folder, progress=show_progress)
     print(f"{started.kernel} version {started.version}: {started.url}")
 
 
-def add_push_arguments(parser):
-    """What push and ship share."""
-    parser.add_argument("--kernel", choices=["train", "submit", "explore"], default="submit", help="which notebook")
-    parser.add_argument(
-        "--checkpoints",
-        type=str,
-        nargs="+",
-        default=[],
-        help="checkpoints, folds or runs to upload for the submit notebook",
-    )
-    parser.add_argument(
-        "--models-from",
-        choices=["dataset", "train"],
-        default="dataset",
-        help="where the submit notebook finds weights: uploaded ones, or the output of the train notebook",
-    )
-    parser.add_argument("--with-imagecodecs", action="store_true", help="add imagecodecs' compiled wheel to the bundle")
-    parser.add_argument("--checkout", type=str, default=".", help="folder with kernels/ and notebooks/")
-    parser.add_argument("--folder", type=str, default="dist/kaggle", help="gets the bundle and the output")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be sent and send nothing")
-
-
-def prepare(given):
-    """The client and the shipment; for a dry run, print what would be sent and return no client."""
+def connect(dry_run: bool) -> "KaggleClient | None":
+    """Return the client; for a dry run None where there are no credentials."""
     from vesuvius_kit.checks import InputNotFoundError
     from vesuvius_kit.kaggle.client import KaggleClient
-    from vesuvius_kit.kaggle.push import describe_shipment
-    from vesuvius_kit.kaggle.shipment import prepare_shipment
 
-    client = None
     try:
-        client = KaggleClient()
+        return KaggleClient()
     except InputNotFoundError:
-        if not given.dry_run:
+        if not dry_run:
             raise
-    shipment = prepare_shipment(
-        given.folder,
-        checkout=given.checkout,
-        kernel=given.kernel,
-        checkpoints=given.checkpoints,
-        models_from=given.models_from,
-        with_imagecodecs=given.with_imagecodecs,
-    )
-    if not given.dry_run:
-        return client, shipment
+        return None
+
+
+def show_shipment(shipment: "Shipment", client: "KaggleClient | None") -> None:
+    """Print what would be sent."""
+    from vesuvius_kit.kaggle.push import describe_shipment
+
     if client is None:
         print("no Kaggle credentials: what is there already was not looked up")
     print("\n".join(describe_shipment(shipment, client)))
-    return None, shipment

@@ -1,26 +1,42 @@
-"""Run the notebooks as Kaggle would: a fresh environment, /kaggle in both layouts, no network; check what they leave."""
+"""``vesuvius-kit rehearse``."""
+
+from typing import Literal
 
 from vesuvius_kit.checks import check_duration
-from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
 from vesuvius_kit.console import show_progress
 
 
-def run(prog, arguments):
-    parser = make_bare_parser(prog=prog, description=__doc__)
-    parser.add_argument("--notebooks", type=str, default="notebooks", help="folder of the .ipynb")
-    parser.add_argument("--checkout", type=str, default=".", help="folder of the kit's sources, for the bundle")
-    parser.add_argument("--layout", choices=["old", "new", "both"], default="both", help="how Kaggle mounts inputs")
-    parser.add_argument("--output", type=str, default="dist/rehearsal", help="folder; an earlier rehearsal is replaced")
-    parser.add_argument("--budget", type=str, default="10m", help="what each notebook may take")
-    given = parse_arguments(parser, arguments)
-    from vesuvius_kit.kaggle.rehearse import rehearse
+def rehearse(
+    *,
+    notebooks: str = "notebooks",
+    checkout: str = ".",
+    layout: Literal["old", "new", "both"] = "both",
+    output: str = "dist/rehearsal",
+    budget: str = "10m",
+) -> int:
+    """Run the notebooks as Kaggle would: a fresh environment, /kaggle in both layouts, no network; check what they leave.
 
-    result = rehearse(
-        given.output,
-        notebooks=given.notebooks,
-        layout=given.layout,
-        checkout=given.checkout,
-        budget_seconds=check_duration("--budget", given.budget),
+    Parameters
+    ----------
+    notebooks
+        folder of the .ipynb
+    checkout
+        folder of the kit's sources, for the bundle
+    layout
+        how Kaggle mounts inputs
+    output
+        folder; an earlier rehearsal is replaced
+    budget
+        what each notebook may take
+    """
+    from vesuvius_kit.kaggle.rehearse import rehearse as rehearse_session
+
+    result = rehearse_session(
+        output,
+        notebooks=notebooks,
+        layout=layout,
+        checkout=checkout,
+        budget_seconds=check_duration("--budget", budget),
         progress=show_progress,
     )
     print(result.to_text())

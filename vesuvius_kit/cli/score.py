@@ -1,45 +1,66 @@
-"""Print the competition's score of masks, volume by volume, with the mean."""
+"""``vesuvius-kit score``."""
 
-from vesuvius_kit.config.parser import make_bare_parser, parse_arguments
+from vesuvius_kit.checks import check_output_file
 from vesuvius_kit.console import show_progress
+from vesuvius_kit.constants import SURFACE_TOLERANCE, VOI_ALPHA
 
-SCORE_COLUMNS = ("score", "toposcore", "surface_dice", "voi_score")
+COLUMNS = ("score", "toposcore", "surface_dice", "voi_score")
 
 
-def run(prog, arguments):
-    parser = make_bare_parser(prog=prog, description=__doc__)
-    parser.add_argument("--predictions", type=str, required=True, help="folder of {id}.tif, or a submission.zip")
-    parser.add_argument("--labels", type=str, required=True, help="folder of {id}.tif with 0, 1 and 2")
-    parser.add_argument("--processes", type=int, default=1, help="volumes scored at once, about 0.6 GB each")
-    parser.add_argument("--skip-invalid", action="store_true", help="score what can be scored instead of refusing")
-    parser.add_argument("--surface-tolerance", type=float, default=2.0, help="of SurfaceDice, in voxels")
-    parser.add_argument("--voi-alpha", type=float, default=0.3, help="of the VOI score; the competition uses 0.3")
-    parser.add_argument("--csv", type=str, default=None, help="also write the table to this file")
-    parser.add_argument("--json", type=str, default=None, help="also write the table and the problems to this file")
-    given = parse_arguments(parser, arguments)
-    from vesuvius_kit.checks import check_output_file
+def score(
+    predictions: str,
+    labels: str,
+    *,
+    processes: int = 1,
+    skip_invalid: bool = False,
+    surface_tolerance: float = SURFACE_TOLERANCE,
+    voi_alpha: float = VOI_ALPHA,
+    csv: str | None = None,
+    json: str | None = None,
+) -> None:
+    """Print the competition's score of masks, volume by volume, with the mean.
+
+    Parameters
+    ----------
+    predictions
+        folder of {id}.tif, or a submission.zip
+    labels
+        folder of {id}.tif with 0, 1 and 2
+    processes
+        volumes scored at once, about 0.6 GB each
+    skip_invalid
+        score what can be scored instead of refusing
+    surface_tolerance
+        of SurfaceDice, in voxels
+    voi_alpha
+        of the VOI score
+    csv
+        also write the table to this file
+    json
+        also write the table and the problems to this file
+    """
     from vesuvius_kit.metrics import score_folder
 
-    for option, path in (("--csv", given.csv), ("--json", given.json)):
+    for option, path in (("--csv", csv), ("--json", json)):
         if path is not None:
             check_output_file(option, path)
     result = score_folder(
-        given.predictions,
-        given.labels,
-        surface_tolerance=given.surface_tolerance,
-        voi_alpha=given.voi_alpha,
-        processes=given.processes,
-        skip_invalid=given.skip_invalid,
+        predictions,
+        labels,
+        surface_tolerance=surface_tolerance,
+        voi_alpha=voi_alpha,
+        processes=processes,
+        skip_invalid=skip_invalid,
         progress=show_progress,
     )
-    if given.csv is not None:
-        result.to_csv(given.csv)
-    if given.json is not None:
-        result.to_json(given.json)
+    if csv is not None:
+        result.to_csv(csv)
+    if json is not None:
+        result.to_json(json)
     rows = result.rows()
     width = max(len(row["id"]) for row in rows)
-    print(" " * width, *(f"{column:>13}" for column in SCORE_COLUMNS))
+    print(" " * width, *(f"{column:>13}" for column in COLUMNS))
     for row in rows:
-        print(f"{row['id']:<{width}}", *(f"{row[column]:>13.4f}" for column in SCORE_COLUMNS))
+        print(f"{row['id']:<{width}}", *(f"{row[column]:>13.4f}" for column in COLUMNS))
     for kind, names in result.problems.items():
         print(f"not scored, {kind}: {'; '.join(names)}")

@@ -1,25 +1,27 @@
-"""Train the chosen folds; the same command goes on where a run was stopped."""
+"""``vesuvius-kit train``."""
 
 import os
 
 from vesuvius_kit.checks import InputValueError
-from vesuvius_kit.config.parser import make_parser, parse_arguments, run_config_of
+from vesuvius_kit.config import RunConfig
 from vesuvius_kit.console import show_progress
 
 
-def run(prog, arguments):
-    parser = make_parser(prog=prog, description=__doc__)
-    parser.add_argument("--fresh", action="store_true", help="move an earlier run aside and start from nothing")
-    parser.add_argument(
-        "--resume_from", "--resume-from", type=str, default=None, help="checkpoint to start from under changed settings"
-    )
-    given = parse_arguments(parser, arguments)
-    config = run_config_of(parser, given)
+def train(config: RunConfig, *, fresh: bool = False, resume_from: str | None = None) -> None:
+    """Train the chosen folds; the same command goes on where a run was stopped.
+
+    Parameters
+    ----------
+    fresh
+        move an earlier run aside and start from nothing
+    resume_from
+        checkpoint to start from under changed settings, or a run's folder
+    """
     if not config.data:
         raise InputValueError("--data must name the competition folder, got nothing")
-    from vesuvius_kit.training.loop import train
+    from vesuvius_kit.training.loop import train as train_folds
 
-    folder = train(config, fresh=given.fresh, resume_from=given.resume_from, progress=show_progress)
+    folder = train_folds(config, fresh=fresh, resume_from=resume_from, progress=show_progress)
     # Where several processes train, each of them comes by here.
     if os.environ.get("RANK", "0") == "0":
         print(folder)

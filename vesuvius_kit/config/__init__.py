@@ -17,6 +17,7 @@ from vesuvius_kit.config.settings import (
     PredictConfig,
     RunConfig,
     ScheduleConfig,
+    Size,
     TrainConfig,
     UnusedSettingError,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "PredictConfig",
     "RunConfig",
     "ScheduleConfig",
+    "Size",
     "TrainConfig",
     "UnusedSettingError",
     "changed_settings",

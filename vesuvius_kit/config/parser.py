@@ -1,4 +1,4 @@
-"""parser."""
+"""From configuration files and the words of a command line to typed settings; a message names the place a value came from."""
 
 import dataclasses
 import json
@@ -6,17 +6,16 @@ import logging
 import re
 import types
 import typing
-from argparse import ArgumentError
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vesuvius_kit.checks import InputError, InputValueError
-from vesuvius_kit.config.files import find_config, list_configs
+from vesuvius_kit.config.files import REMOVED_SETTINGS, find_config, refuse_removed
 from vesuvius_kit.config.settings import RunConfig, UnusedSettingError
 from vesuvius_kit.config.yaml_file import (
     YamlDocument,
     convert_value,
-    describe_type,
     flatten,
     parse_document,
     read_document,
@@ -26,42 +25,41 @@ from vesuvius_kit.config.yaml_file import (
 logger = logging.getLogger(__name__)
 
 
-def load_config(name_or_path=None, overrides: dict | None = None) -> RunConfig:
+def load_config(name_or_path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Return the configuration of a YAML file, with single settings replaced.
 
     Parameters
     ----------
-    name_or_path : str or Path, optional
-        See `find_config`; without it the defaults.
-    overrides : dict, optional
-        Values by dotted key, for example ``{"train.learning_rate": 1e-3}``.
-
-    Returns
-    -------
-    RunConfig
+    name_or_path
+        A YAML file, or a name of `list_configs`; None for the defaults.
+    overrides
+        Values by dotted key; a text is read as on the command line.
 
     Raises
     ------
-    InputNotFoundError, InputValueError
-        No such configuration; an unknown key, a value of the wrong kind or out of range.
+    InputNotFoundError
+        No such configuration.
+    InputValueError
+        An unknown key, a value of the wrong kind, out of range or without effect; with file and line.
+
+    Examples
+    --------
+    >>> import vesuvius_kit as vk
+    >>> config = vk.load_config("config_v6_fix_plateau", {"train.num_epochs": 40, "predict.window": 96})
+    >>> config.train.num_epochs, config.predict.window, config.lr.schedule
+    (40, (96, 96, 96), 'plateau')
     """
-    parser = make_parser()
-    arguments = [] if name_or_path is None else [f"--config={name_or_path}"]
+    parser = SettingsParser({"": RunConfig}, reads_files=True)
+    if name_or_path is not None:
+        parser.read_file(name_or_path)
     for key, value in (overrides or {}).items():
-        arguments.append(f"--{key}={value if isinstance(value, (str, Path)) else json.dumps(value)}")
-    return run_config_of(parser, parse_arguments(parser, arguments))
+        parser.read_option(key, value if isinstance(value, str) else json.dumps(value, default=str))
+    config: RunConfig = parser.build()[""]
+    return config
 
 
 class Source(NamedTuple):
-    """Where a setting was given.
-
-    Attributes
-    ----------
-    place : str
-        As a message begins: ``mine.yaml, line 3: ``; nothing for the command line.
-    rank : int
-        A later source has a higher rank and wins; the command line comes last.
-    """
+    """Where a setting was given: how a message begins, and the rank, which is higher for a later source."""
 
     place: str
     rank: int
@@ -70,251 +68,202 @@ class Source(NamedTuple):
 _COMMAND_LINE = Source("", 1_000_000)
 
 
-def make_parser(**kwargs):
-    """Return a parser of ``--config NAME`` and one option for every setting of `RunConfig`.
+class SettingsParser:
+    """Collects settings from files, words and checkpoints; a later source wins, and each value remembers its place.
 
     Parameters
     ----------
-    **kwargs
-        Of jsonargparse's ArgumentParser.
-
-    Returns
-    -------
-    jsonargparse.ArgumentParser
-        It raises ArgumentError instead of leaving the process, and accepts no abbreviated option.
+    sections
+        Dataclasses by the prefix of their settings: ``{"": RunConfig}``, ``{"predict": PredictConfig}``.
+    options
+        Types of single options that belong to no section, by name.
+    reads_files
+        Whether ``--config FILE`` is read here.
     """
-    parser = make_bare_parser(**kwargs)
-    shipped = ", ".join(list_configs())
-    parser.add_argument(
-        "--config", type=str, help=f"YAML file, or one of: {shipped}; may be given again, the later wins"
-    )
-    parser.reads_configurations = True
-    add_settings(parser, RunConfig)
-    return parser
+
+    def __init__(
+        self,
+        sections: Mapping[str, type],
+        options: Mapping[str, Any] | None = None,
+        *,
+        reads_files: bool = False,
+    ):
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, Source] = {}
+        self._sections = dict(sections)
+        self._options = dict(options or {})
+        self._reads_files = reads_files
+        self._types: dict[str, Any] = {}
+        for prefix, kind in self._sections.items():
+            self._types |= _list_settings(kind, f"{prefix}." if prefix else "")
+
+    def read_stored(self, settings: Mapping[str, Any]) -> None:
+        """Take settings that a checkpoint holds, nested as `config_to_dict` gives them; what is read later wins."""
+        refuse_removed(settings, "checkpoint")
+        for key, value in _flatten_stored(settings, self._types):
+            if key not in self._types:
+                raise InputValueError(
+                    f"settings of a checkpoint must be known here (or give --config){suggest(key, self._types)}"
+                )
+            document = YamlDocument("", list(value) if isinstance(value, tuple) else value)
+            self._set(key, convert_value(self._types[key], document, (), key), Source("", 0))
+
+    def read_words(self, words: Iterable[str]) -> list[str]:
+        """Read the settings and options among the words of a command line; return the other words."""
+        left, others = [str(word) for word in words], []
+        while left:
+            word = left.pop(0)
+            key, has_value, text = word.removeprefix("--").partition("=")
+            if not word.startswith("--") or not self._is_mine(key):
+                others.append(word)
+                continue
+            if not has_value and (not left or left[0].startswith("--")):
+                raise InputValueError(f"--{key} must be followed by its value, got nothing")
+            self.read_option(key, text if has_value else left.pop(0))
+        return others
+
+    def read_option(self, key: str, text: str) -> None:
+        """Read one option: a setting, a whole section, an entry of a mapping, an option of its own, or ``config``."""
+        if key == "config" and self._reads_files:
+            self.read_file(text)
+        elif (name := key.replace("-", "_")) in self._options:
+            self._set(name, _read_word(self._options[name], text, f"--{key}"), _COMMAND_LINE)
+        elif key in self._types:
+            self._set(key, _read_word(self._types[key], text, key), _COMMAND_LINE)
+        elif "." not in key:
+            document = read_document(text, key) if Path(text).is_file() else parse_document(text, f"--{key}")
+            section = {name.removeprefix(f"{key}."): t for name, t in self._types.items() if name.startswith(f"{key}.")}
+            self._read_document(document, section, f"{key}.")
+        else:
+            self._read_entry(key, text)
+
+    def read_file(self, name_or_path: Path | str) -> None:
+        """Read a configuration file, or one that ships with the kit, by its name."""
+        self._read_document(read_document(find_config(name_or_path), "configuration"), self._types, "")
+
+    def build(self) -> dict[str, Any]:
+        """Return the sections as dataclasses by their prefix, every range checked.
+
+        A setting that has no effect beside the others is refused, unless a later source took its effect away: another
+        schedule on the command line drops what a configuration file says of the first.
+
+        Raises
+        ------
+        InputValueError
+            A value out of range, or without effect.
+        """
+        while True:
+            try:
+                return {prefix: self._build(kind, prefix) for prefix, kind in self._sections.items()}
+            except UnusedSettingError as error:
+                last = max((self.sources[key].rank for key in error.because if key in self.sources), default=-1)
+                source = self.sources.get(error.key, _COMMAND_LINE)
+                if source.rank >= last:
+                    raise InputValueError(f"{source.place}{error}") from error
+                logger.info("not used, because of %s: %s%s", ", ".join(error.because), source.place, error)
+                self._set(error.key, error.unused, source._replace(rank=last))
+            except InputError as error:
+                # The place of the first setting in the message that has one.
+                named = re.findall(r"[a-z_0-9]+(?:\.[a-z_0-9]+)*", str(error))
+                place = next((self.sources[key].place for key in named if key in self.sources), "")
+                if not place:
+                    raise
+                raise type(error)(f"{place}{error}") from error
+
+    def _build(self, kind: type, prefix: str) -> Any:
+        values = {}
+        for name, annotation in typing.get_type_hints(kind).items():
+            key = f"{prefix}.{name}" if prefix else name
+            if dataclasses.is_dataclass(annotation):
+                values[name] = self._build(typing.cast(type, annotation), key)
+            elif key in self.values:
+                values[name] = self.values[key]
+        return kind(**values)
+
+    def _is_mine(self, key: str) -> bool:
+        if key == "config":
+            return self._reads_files or "config" in self._options
+        sections = {name.split(".")[0] for name in self._types if "." in name}
+        return key.replace("-", "_") in self._options or key in self._types or key.split(".")[0] in sections
+
+    def _read_document(self, document: YamlDocument, known: Mapping[str, Any], prefix: str) -> None:
+        rank = 1 + max((source.rank for source in self.sources.values() if source != _COMMAND_LINE), default=0)
+        removed = {name.removeprefix(prefix): why for name, why in REMOVED_SETTINGS.items() if name.startswith(prefix)}
+        for name, path in flatten(document, known, removed).items():
+            place, key = document.place(path), f"{prefix}{name}"
+            value = convert_value(known[name], document, path, key)
+            if place and self.sources.get(key) == _COMMAND_LINE and self.values[key] != value:
+                logger.warning("%s%s replaces --%s %s, which stands before it", place, value, key, self.values[key])
+            self._set(key, value, Source(place, rank) if place else _COMMAND_LINE)
+
+    def _read_entry(self, key: str, text: str) -> None:
+        """An entry of a mapping, at any depth: ``model.options.depth``, ``postprocess.steps.slit_tunnels.min_size``."""
+        parts = key.split(".")
+        mapping = next(
+            (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in self._types), ""
+        )
+        if typing.get_origin(self._types.get(mapping)) is not dict:
+            raise InputValueError(
+                f"option must be the name of a setting{suggest(f'--{key}', [f'--{name}' for name in self._types])}"
+            )
+        document = parse_document(json.dumps(self.values.get(mapping, {})), "")
+        entries = document.value
+        *groups, last = parts[mapping.count(".") + 1 :]
+        for group in groups:
+            entries = entries.setdefault(group, {})
+        entries[last] = _read_word(Any, text, key)
+        self._set(mapping, convert_value(self._types[mapping], document, (), mapping), _COMMAND_LINE)
+
+    def _set(self, key: str, value: Any, source: Source) -> None:
+        if key == "postprocess.pipeline":
+            self._drop_steps(value, source)
+        self.values[key], self.sources[key] = value, source
+
+    def _drop_steps(self, pipeline: str, source: Source) -> None:
+        """Parameters of steps belong to the pipeline beside them: another one, given later, takes them away."""
+        steps = "postprocess.steps"
+        before = self.values.get("postprocess.pipeline", self._default("postprocess.pipeline"))
+        if pipeline != before and self.values.get(steps) and self.sources[steps].rank < source.rank:
+            logger.info(
+                "not used, because of postprocess.pipeline %s: %s%s", pipeline, self.sources[steps].place, steps
+            )
+            del self.values[steps], self.sources[steps]
+
+    def _default(self, key: str) -> Any:
+        prefix, _, name = key.rpartition(".")
+        kind = self._sections.get(prefix) or typing.get_type_hints(self._sections[""])[prefix]
+        return getattr(kind, name)
 
 
-def make_bare_parser(**kwargs):
-    """Return a parser without options that raises ArgumentError and accepts no abbreviated option.
-
-    Parameters
-    ----------
-    **kwargs
-        Of jsonargparse's ArgumentParser.
-
-    Returns
-    -------
-    jsonargparse.ArgumentParser
-        For `add_settings` and `parse_arguments`.
-    """
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(allow_abbrev=False, exit_on_error=False, **kwargs)
-    parser.reads_configurations = False
-    parser.setting_types, parser.stored, parser.sources = {}, {}, {}
-    return parser
-
-
-def add_settings(parser, settings: type, section: str | None = None) -> None:
-    """Give a parser one option for every setting of a dataclass.
-
-    Parameters
-    ----------
-    parser : jsonargparse.ArgumentParser
-        See `make_bare_parser`.
-    settings : type
-        `RunConfig` or one of its sections.
-    section : str, optional
-        The section's name, which stands before the settings' with a dot.
-    """
-    parser.add_class_arguments(settings, section)
-    parser.setting_types |= _list_settings(settings, f"{section}." if section else "")
-
-
-def _list_settings(settings, prefix):
+def _list_settings(settings: type, prefix: str) -> dict[str, Any]:
     """Type of every single setting by its dotted name."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in typing.get_type_hints(settings).items():
-        found |= _list_settings(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
+        if dataclasses.is_dataclass(kind):
+            found |= _list_settings(typing.cast(type, kind), f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = kind
     return found
 
 
-def parse_arguments(parser, arguments):
-    """Parse a command line; settings and configuration files are read here, every other option by the parser.
-
-    Parameters
-    ----------
-    parser : jsonargparse.ArgumentParser
-        What parses, see `make_bare_parser`. Its ``sources`` say afterwards where each setting was given.
-    arguments : sequence of str
-        The words of the command line.
-
-    Returns
-    -------
-    jsonargparse.Namespace
-
-    Raises
-    ------
-    InputError
-        An unknown or abbreviated option, a value of the wrong kind, an unreadable YAML file.
-    """
-    # What JSON or YAML kept of them, lists for tuples among it.
-    stored = {key: _read_stored(parser.setting_types, key, value) for key, value in parser.stored.items()}
-    words, values, others = list(map(str, arguments)), {}, []
-    parser.sources = {key: Source("", 0) for key in parser.stored}
-    while words:
-        word = words.pop(0)
-        key, has_value, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not _is_setting(parser, key):
-            others.append(word)
-            continue
-        if not has_value and (not words or words[0].startswith("--")):
-            raise InputValueError(f"--{key} must be followed by its value, got nothing")
-        text = text if has_value else words.pop(0)
-        rank = 1 + max((source.rank for source in parser.sources.values() if source != _COMMAND_LINE), default=0)
-        for name, (value, place) in _read_option(parser, key, text, values).items():
-            # A later word wins; the last one counts as the source.
-            if place and parser.sources.get(name) == _COMMAND_LINE and values.get(name) != value:
-                logger.warning("%s%s replaces --%s %s, which stands before it", place, value, name, values.get(name))
-            values[name] = value
-            parser.sources[name] = Source(place, rank) if place else _COMMAND_LINE
-    try:
-        namespace = parser.parse_args(others)
-    except ArgumentError as error:
-        raise InputValueError(_explain_option(parser, error)) from error
-    for name, value in {**stored, **values}.items():
-        namespace[name] = value
-    return namespace
+def _flatten_stored(
+    settings: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+) -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key not in known:
+            yield from _flatten_stored(value, known, f"{key}.")
+        else:
+            yield key, value
 
 
-def _explain_option(parser, error):
-    """What jsonargparse says of an option, in the words that settings have for the same mistake."""
-    text = " ".join(str(error).split())
-    found = re.match(r'Parser key "(\w+)": .*Got value: (.*)', text)
-    action = next((action for action in parser._actions if found and action.dest == found[1]), None)
-    kind = getattr(action, "_typehint", None)
-    return f"--{found[1]} must be {describe_type(kind)}, got {found[2]}" if kind else text
-
-
-def _read_stored(known, key, value):
-    if key not in known:
-        raise InputValueError(f"stored settings must be known here{suggest(key, known)}")
-    return convert_value(known[key], YamlDocument("", list(value) if isinstance(value, tuple) else value), (), key)
-
-
-def _is_setting(parser, key):
-    """Whether an option is read here: a setting, a section, an entry of a mapping, a configuration file."""
-    if key == "config":
-        return parser.reads_configurations
-    sections = {name.split(".")[0] for name in parser.setting_types if "." in name}
-    return key in parser.setting_types or key.split(".")[0] in sections
-
-
-def _read_option(parser, key, text, earlier):
-    """The settings that one option gives, each with its place in a file."""
-    known = parser.setting_types
-    if key == "config":
-        return _read_settings(read_document(find_config(text), "configuration"), known)
-    if key in known:
-        return {key: (_read_word(known[key], text, key), "")}
-    if "." not in key:
-        section = {name.removeprefix(f"{key}."): kind for name, kind in known.items() if name.startswith(f"{key}.")}
-        document = read_document(text, key) if Path(text).is_file() else parse_document(text, f"--{key}")
-        return {f"{key}.{name}": entry for name, entry in _read_settings(document, section).items()}
-    mapping, _, entry = key.rpartition(".")
-    if typing.get_origin(known.get(mapping)) is not dict:
-        raise InputValueError(
-            f"option must be the name of a setting{suggest(f'--{key}', [f'--{name}' for name in known])}"
-        )
-    document = parse_document(json.dumps(earlier.get(mapping, {})), "")
-    document.value[entry] = _read_word(Any, text, key)
-    return {mapping: (convert_value(known[mapping], document, (), mapping), "")}
-
-
-def _read_settings(document: YamlDocument, known):
-    return {
-        name: (convert_value(known[name], document, path, name), document.place(path))
-        for name, path in flatten(document, known).items()
-    }
-
-
-def _read_word(kind, text, name):
+def _read_word(kind: Any, text: str, name: str) -> Any:
     """The value of a setting on the command line, where a text needs no quotes."""
     parts, origin = typing.get_args(kind), typing.get_origin(kind)
+    if Path in (kind, *parts):
+        return Path(text)
     if kind is str or origin is Literal or (origin in (typing.Union, types.UnionType) and str in parts):
         document = YamlDocument("", None if type(None) in parts and text in ("null", "~") else text)
     else:
-        document = dataclasses.replace(parse_document(text, f"--{name}"), name="")
+        document = dataclasses.replace(parse_document(text, name if name.startswith("--") else f"--{name}"), name="")
     return convert_value(kind, document, (), name)
-
-
-def instantiate(parser, namespace):
-    """Return a parsed namespace with its sections as dataclasses, every range checked.
-
-    A setting that has no effect beside the others is refused, unless a later source took its effect away: another pipeline
-    on the command line takes the thresholds of a configuration file with it.
-
-    Parameters
-    ----------
-    parser : jsonargparse.ArgumentParser
-        The parser that made ``namespace``.
-    namespace : jsonargparse.Namespace
-        What `parse_arguments` returned.
-
-    Returns
-    -------
-    jsonargparse.Namespace
-
-    Raises
-    ------
-    InputValueError
-        A value out of range, or without effect.
-    """
-    # instantiate_classes is its name up to jsonargparse 4.48.
-    return _build(parser, namespace, getattr(parser, "instantiate", None) or parser.instantiate_classes)
-
-
-def _build(parser, namespace, build):
-    while True:
-        try:
-            return build(namespace)
-        except UnusedSettingError as error:
-            last = max((parser.sources[key].rank for key in error.because if key in parser.sources), default=-1)
-            source = parser.sources.get(error.key, _COMMAND_LINE)
-            if source.rank >= last:
-                raise InputValueError(f"{source.place}{error}") from error
-            logger.info("not used, because of %s: %s%s", ", ".join(error.because), source.place, error)
-            namespace[error.key] = error.unused
-            parser.sources[error.key] = source._replace(rank=last)
-        except InputError as error:
-            named = re.match(r"[a-z_0-9]+(\.[a-z_0-9]+)*", str(error))
-            source = parser.sources.get(named.group() if named else None)
-            if source is None or not source.place:
-                raise
-            raise type(error)(f"{source.place}{error}") from error
-
-
-def run_config_of(parser, namespace) -> RunConfig:
-    """Return the settings in a parsed namespace as a `RunConfig`, checking every range.
-
-    Parameters
-    ----------
-    parser : jsonargparse.ArgumentParser
-        The parser that made ``namespace``, see `make_parser`.
-    namespace : jsonargparse.Namespace
-        What `parse_arguments` returned.
-
-    Returns
-    -------
-    RunConfig
-
-    Raises
-    ------
-    InputValueError
-        A value out of range, or without effect.
-    """
-
-    def build(namespace):
-        built = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(namespace)
-        return RunConfig(**{entry.name: built[entry.name] for entry in dataclasses.fields(RunConfig)})
-
-    return _build(parser, namespace, build)

@@ -6,6 +6,7 @@ the field, as in ``overlap: float = PredictConfig.overlap``.
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ from vesuvius_kit.checks import InputValueError, check_duration, check_integer, 
 from vesuvius_kit.constants import MAX_FACTOR
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Size = tuple[int, int, int]
+"""Edges in voxels, (z, y, x). In a file or on the command line a single edge stands for three."""
+Points = list[tuple[int, float]]
+"""(epoch, weight) in rising order."""
 
 
 class UnusedSettingError(InputValueError):
@@ -20,22 +25,20 @@ class UnusedSettingError(InputValueError):
 
     Parameters
     ----------
-    key : str
+    key
         Its dotted name.
-    because : tuple of str
+    because
         Dotted names of the settings that take its effect away.
-    unused : object
-        The value that says the same and does not pretend to do anything.
-    message : str
-        One line.
+    unused
+        The value that says the same without pretending to do anything.
     """
 
-    def __init__(self, key: str, because: tuple[str, ...], unused: Any, message: str):
+    def __init__(self, key: str, because: tuple[str, ...], unused: Any, message: str) -> None:
         super().__init__(message)
         self.key, self.because, self.unused = key, because, unused
 
 
-def _refuse_unused(section, settings, names, used_with, because):
+def _refuse_unused(section: str, settings: Any, names: Iterable[str], used_with: str, because: tuple[str, ...]) -> None:
     """Raise if one of the settings ``names`` of a section was given although only ``used_with`` would use it."""
     defaults = {entry.name: entry.default for entry in dataclasses.fields(settings)}
     for name in names:
@@ -83,17 +86,14 @@ class LossConfig:
     """Weight of the surface in the focal term, in [0, 1]."""
     class_weights: tuple[float, float] = (1.0, 1.5)
     """Background and surface, in the focal term only."""
-    schedule: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    schedule: dict[str, Points] = field(default_factory=dict)
     """Weights that change over the epochs: the name of a weight above to points (epoch, weight) in rising order. Epochs
     are those of the log, counted from 0 and on through a resume; before its first point a weight has its plain
     value."""
     schedule_kind: Literal["step", "linear"] = "step"
     """``step``: each point's weight holds until the next; ``linear``: straight lines between the points."""
-    unlabelled_as_surface: bool = False
-    """FOR THE PLATEAU STUDY ALONE: read label 2 (nobody looked) as surface, in training and in the validation loss, the
-    mistake that the plateau case made. The log says so loudly."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, weight in self.weights().items():
             check_real(f"loss.{name}_weight", weight, minimum=0)
         for name, points in self.schedule.items():
@@ -110,7 +110,7 @@ class LossConfig:
             check_real(f"loss.class_weights[{index}]", weight, minimum=0)
         self._check_use()
 
-    def _check_use(self):
+    def _check_use(self) -> None:
         defaults = type(self).__dataclass_fields__
         for name, points in self.schedule.items():
             plain = getattr(self, name)
@@ -122,7 +122,7 @@ class LossConfig:
                 )  # fmt: skip
         if not self.schedule:
             _refuse_unused("loss", self, ["schedule_kind"], "loss.schedule", ("loss.schedule",))
-        points = self.schedule.get("focal_weight", ())
+        points = self.schedule.get("focal_weight", [])
         if not self.focal_weight and not any(weight for _, weight in points):
             names = ("focal_gamma", "focal_alpha", "class_weights")
             because = ("loss.focal_weight", "loss.schedule")
@@ -134,17 +134,7 @@ class LossConfig:
             )
 
     def weights(self, epoch: int | None = None) -> dict[str, float]:
-        """Return the weight of each component by its name.
-
-        Parameters
-        ----------
-        epoch : int, optional
-            The epoch for which the schedule is asked; without it the plain weights.
-
-        Returns
-        -------
-        dict of str to float
-        """
+        """Return the weight of each component by its name, as the schedule has it in an epoch; None for the plain weights."""
         names = [entry.name for entry in dataclasses.fields(self) if entry.name.endswith(_WEIGHT)]
         weights = {name: getattr(self, name) for name in names}
         if epoch is not None:
@@ -156,7 +146,7 @@ class LossConfig:
 _WEIGHT = "_weight"
 
 
-def _check_points(name, points):
+def _check_points(name: str, points: Points) -> None:
     if not points:
         raise InputValueError(f"{name} must have at least one point (epoch, weight), got none")
     for epoch, weight in points:
@@ -167,7 +157,7 @@ def _check_points(name, points):
         raise InputValueError(f"epochs in {name} must rise, got {epochs}")
 
 
-def _follow(points, epoch, plain, kind):
+def _follow(points: Points, epoch: int, plain: float, kind: str) -> float:
     """The scheduled weight of an epoch; ``plain`` before the first point."""
     passed = [point for point in points if point[0] <= epoch]
     if not passed:
@@ -183,9 +173,6 @@ def _follow(points, epoch, plain, kind):
 class ScheduleConfig:
     """How the learning rate moves; see `vesuvius_kit.training.learning_rate.BoundedLR`."""
 
-    handler: Literal["bounded", "legacy", "legacy_compounding"] = "bounded"
-    """``bounded``. The others, ``legacy`` and ``legacy_compounding``, are those of the plateau case, whose rates run
-    away: FOR THE STUDY ALONE."""
     schedule: Literal["constant", "cosine", "warm_restarts", "polynomial", "plateau"] = "polynomial"
     """The base schedule."""
     warmup_epochs: int = 2
@@ -221,7 +208,7 @@ class ScheduleConfig:
     floor: float = 1e-7
     """The rate never falls below this."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("warmup_epochs", "plateau_patience", "raise_start_epoch"):
             check_integer(f"lr.{name}", getattr(self, name), minimum=0)
         for name in ("t_0", "t_mult", "patience", "cooldown"):
@@ -233,7 +220,7 @@ class ScheduleConfig:
         check_real("lr.max_factor", self.max_factor, minimum=1, maximum=MAX_FACTOR)
         self._check_use()
 
-    def _check_use(self):
+    def _check_use(self) -> None:
         for names, schedules in (
             (("eta_min",), ("cosine", "warm_restarts")),
             (("t_0", "t_mult"), ("warm_restarts",)),
@@ -244,25 +231,22 @@ class ScheduleConfig:
             if self.schedule not in schedules:
                 _refuse_unused("lr", self, names, f"lr.schedule {' or '.join(schedules)}", ("lr.schedule",))
         of_raises = ("patience", "min_delta", "cooldown", "raise_start_epoch")
-        if self.handler != "bounded":
-            names = ("allow_raise", "raises_on_plateau_schedule", "max_factor", *of_raises)
-            _refuse_unused("lr", self, names, "lr.handler bounded", ("lr.handler",))
         if not self.allow_raise:
-            names = ("raises_on_plateau_schedule", *of_raises)
-            _refuse_unused("lr", self, names, "lr.allow_raise true", ("lr.allow_raise",))
+            unused = ("raises_on_plateau_schedule", *of_raises)
+            _refuse_unused("lr", self, unused, "lr.allow_raise true", ("lr.allow_raise",))
         if self.schedule == "plateau" and not self.raises_on_plateau_schedule:
             because = ("lr.schedule", "lr.raises_on_plateau_schedule")
             _refuse_unused("lr", self, of_raises, "lr.raises_on_plateau_schedule true", because)
         if self.max_factor == 1:
-            names = ("raises_on_plateau_schedule", *of_raises)
-            _refuse_unused("lr", self, names, "an lr.max_factor above 1", ("lr.max_factor",))
+            unused = ("raises_on_plateau_schedule", *of_raises)
+            _refuse_unused("lr", self, unused, "an lr.max_factor above 1", ("lr.max_factor",))
 
 
 @dataclass(frozen=True)
 class PatchConfig:
     """Which pieces of the volumes the network trains on."""
 
-    size: tuple[int, int, int] = (128, 128, 128)
+    size: Size = (128, 128, 128)
     """Patch edges in voxels, (z, y, x)."""
     per_volume: int = 4
     """Patches taken from a volume once it is decoded."""
@@ -275,7 +259,7 @@ class PatchConfig:
     augmentation: Literal["none", "symmetries", "light"] = "light"
     """``none``, ``symmetries`` (the 16 that keep z) or ``light`` (with grey-value changes too)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size("patches.size", self.size)
         check_integer("patches.per_volume", self.per_volume, minimum=1)
         check_integer("patches.cache_volumes", self.cache_volumes, minimum=1)
@@ -339,7 +323,7 @@ class TrainConfig:
     """Wall time of one start, such as ``11h``: no epoch begins that would not end in it, and the same command goes on
     another time; None without a limit. It changes nothing that is computed."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_real("train.learning_rate", self.learning_rate, above=0)
         check_real("train.weight_decay", self.weight_decay, minimum=0)
         check_real("train.gradient_clip", self.gradient_clip, above=0)
@@ -357,20 +341,20 @@ class TrainConfig:
         if not self.swa_start_epoch:
             names = ("swa_every_epochs", "swa_learning_rate")
             _refuse_unused("train", self, names, "a train.swa_start_epoch above 0", ("train.swa_start_epoch",))
-        ways_back = ("rollback_tolerance", "rollback_rising_epochs")
-        if not any(getattr(self, name) for name in ways_back):
-            because = tuple(f"train.{name}" for name in ways_back)
+        rollback_rules = ("rollback_tolerance", "rollback_rising_epochs")
+        if not any(getattr(self, name) for name in rollback_rules):
+            because = tuple(f"train.{name}" for name in rollback_rules)
             _refuse_unused("train", self, ["max_rollbacks"], f"one of {' and '.join(because)} above 0", because)
         if not self.max_rollbacks:
-            names = [name for name in ways_back if getattr(self, name)]
-            _refuse_unused("train", self, names, "a train.max_rollbacks above 0", ("train.max_rollbacks",))
+            unused = [name for name in rollback_rules if getattr(self, name)]
+            _refuse_unused("train", self, unused, "a train.max_rollbacks above 0", ("train.max_rollbacks",))
 
 
 @dataclass(frozen=True)
 class PredictConfig:
     """Sliding-window inference."""
 
-    window: tuple[int, int, int] = (0, 0, 0)
+    window: Size = (0, 0, 0)
     """Window edges in voxels, (z, y, x); (0, 0, 0) means the patch size of the training."""
     overlap: float = 0.5
     """Smallest share of a window that the next one covers again, in [0, 1)."""
@@ -383,7 +367,7 @@ class PredictConfig:
     device: str = "auto"
     """``auto``, or a torch device such as ``cuda:1``; for training too, where each of several processes needs its own."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size("predict.window", self.window, minimum=0)
         if any(self.window) and not all(self.window):
             raise InputValueError(
@@ -403,27 +387,10 @@ class PostprocessConfig:
     """Probability to mask; see `vesuvius_kit.postprocess.make_mask`."""
 
     pipeline: str = "sheet_repair"
-    """A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps. The other settings are those of
-    ``public`` and are refused beside any other pipeline."""
-    t_low: float = 0.35
-    """Voxels of at least this probability are kept if they connect to a strong one."""
-    t_high: float = 0.85
-    """Voxels of at least this probability are strong."""
-    z_radius: int = 3
-    """Half height of the closing cylinder, in voxels."""
-    xy_radius: int = 2
-    """Radius of the closing cylinder, in voxels."""
-    dust_min_size: int = 100
-    """Components with fewer voxels are removed."""
-
-    def __post_init__(self):
-        check_real("postprocess.t_low", self.t_low, minimum=0, maximum=1)
-        check_real("postprocess.t_high", self.t_high, minimum=self.t_low, maximum=1)
-        for name in ("z_radius", "xy_radius", "dust_min_size"):
-            check_integer(f"postprocess.{name}", getattr(self, name), minimum=0)
-        if self.pipeline != "public":
-            names = ("t_low", "t_high", "z_radius", "xy_radius", "dust_min_size")
-            _refuse_unused("postprocess", self, names, "the pipeline public", ("postprocess.pipeline",))
+    """A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps."""
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Parameters that replace those of the pipeline, by step: ``{"hysteresis_threshold": {"t_low": 0.3}}``. A step that the
+    pipeline does not have, or a parameter that the step does not take, is refused."""
 
 
 @dataclass(frozen=True)
@@ -453,7 +420,7 @@ class RunConfig:
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     """Probability to mask."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("n_folds", self.n_folds, minimum=2)
         folds = [self.folds] if isinstance(self.folds, int) else list(self.folds)
         for fold in folds:
@@ -465,23 +432,23 @@ class RunConfig:
             raise InputValueError("output must name a folder, got nothing")
         self._check_rates()
         self._check_length()
-        self._check_ways_back()
+        self._check_rollbacks()
 
-    def _check_rates(self):
+    def _check_rates(self) -> None:
         train, lr = self.train, self.lr
         check_real("lr.floor", lr.floor, maximum=train.learning_rate)
         if lr.schedule in ("cosine", "warm_restarts"):
             check_real("lr.eta_min", lr.eta_min, maximum=train.learning_rate)
         if train.swa_start_epoch:
-            if lr.handler != "bounded":
-                because = ("lr.handler",)
-                _refuse_unused("train", train, ["swa_learning_rate"], "lr.handler bounded", because)
             check_real("train.swa_learning_rate", train.swa_learning_rate, maximum=lr.max_factor * train.learning_rate)
 
-    def _check_length(self):
+    def _check_length(self) -> None:
         """What is to happen in an epoch that the run does not have."""
         epochs, because = self.train.num_epochs, ("train.num_epochs",)
-        check_integer("lr.warmup_epochs", self.lr.warmup_epochs, maximum=epochs - 1)
+        if self.lr.warmup_epochs >= epochs:
+            raise InputValueError(
+                f"lr.warmup_epochs must be below train.num_epochs, {epochs}, got {self.lr.warmup_epochs}"
+            )
         if self.train.swa_start_epoch >= epochs:
             raise UnusedSettingError(
                 "train.swa_start_epoch", because, 0,
@@ -497,16 +464,14 @@ class RunConfig:
                     f"loss.schedule.{name} must end with the {epochs} epochs of the run, got [{epoch}, {weight}]",
                 )  # fmt: skip
 
-    def _reached(self, points):
+    def _reached(self, points: Points) -> Points:
         """The points that have an effect: a straight line to a later epoch begins within the run."""
         inside = [point for point in points if point[0] < self.train.num_epochs]
         line = self.loss.schedule_kind == "linear" and inside and inside[-1][0] < self.train.num_epochs - 1
         return points[: len(inside) + bool(line)]
 
-    def _check_ways_back(self):
-        because = ("lr.schedule", "lr.handler")
-        if self.lr.schedule == "warm_restarts" or self.lr.handler != "bounded":
+    def _check_rollbacks(self) -> None:
+        if self.lr.schedule == "warm_restarts":
             names = ("rollback_tolerance", "rollback_rising_epochs", "max_rollbacks")
-            names = [name for name in names if getattr(self.train, name)]
-            with_them = "a schedule without warm restarts under lr.handler bounded"
-            _refuse_unused("train", self.train, names, with_them, because)
+            given = [name for name in names if getattr(self.train, name)]
+            _refuse_unused("train", self.train, given, "a schedule without warm restarts", ("lr.schedule",))

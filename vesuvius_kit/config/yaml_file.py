@@ -255,6 +255,8 @@ def describe_type(annotation: Any) -> str:
         return f"one of {', '.join(map(str, parts))}"
     if origin in (Union, types.UnionType):
         return " or ".join(describe_type(part) for part in parts)
+    if _is_size(origin, parts):
+        return "an integer or three of them in brackets"
     if origin is tuple:
         return f"{len(parts)} values in brackets, each {describe_type(parts[0])}"
     if origin is list:
@@ -291,7 +293,17 @@ def _convert(annotation, document, value, path):
     return _SCALARS[annotation](value, document.words.get(path))
 
 
+def _is_size(origin, parts):
+    """Whether a type is a size of three integers, for which a single edge may be given."""
+    return origin is tuple and len(parts) == 3 and set(parts) == {int}
+
+
 def _convert_sequence(origin, parts, document, value, path):
+    if _is_size(origin, parts):
+        try:
+            return (_to_int(value, None),) * len(parts)
+        except _WrongKindError:
+            pass
     _require(value, lambda sequence: isinstance(sequence, list))
     if origin is tuple:
         _require(value, lambda sequence: len(sequence) == len(parts))
@@ -481,20 +493,19 @@ def _dotted(path):
     return ".".join(map(str, path)) or "the document"
 
 
-def flatten(document: YamlDocument, leaves: Mapping[str, Any]) -> dict[str, tuple]:
-    """Return the settings of a document of nested sections, each with its path there.
+def flatten(
+    document: YamlDocument, leaves: Mapping[str, Any], removed: Mapping[str, str] | None = None
+) -> dict[str, tuple[Any, ...]]:
+    """Return the path of every setting of a document by its dotted name, in the document's order.
 
     Parameters
     ----------
-    document : YamlDocument
+    document
         A mapping; sections are mappings in it, or dots in its keys.
-    leaves : mapping of str to type
+    leaves
         Type of every setting by its dotted name.
-
-    Returns
-    -------
-    dict of str to tuple
-        Dotted name to path, in the document's order.
+    removed
+        Why a name is no setting any more, by the name.
 
     Raises
     ------
@@ -504,12 +515,19 @@ def flatten(document: YamlDocument, leaves: Mapping[str, Any]) -> dict[str, tupl
     if not isinstance(document.value, dict):
         kind = {list: "a list", type(None): "nothing"}.get(type(document.value), "a single value")
         raise InputValueError(f"{document.name or 'the value'} must hold settings by name, got {kind}")
-    found = {}
-    _collect(document, leaves, document.value, (), found)
+    found: dict[str, tuple[Any, ...]] = {}
+    _collect(document, leaves, removed or {}, document.value, (), found)
     return found
 
 
-def _collect(document, leaves, mapping, path, found):
+def _collect(
+    document: YamlDocument,
+    leaves: Mapping[str, Any],
+    removed: Mapping[str, str],
+    mapping: dict[str, Any],
+    path: tuple[Any, ...],
+    found: dict[str, tuple[Any, ...]],
+) -> None:
     for key, value in mapping.items():
         here = (*path, key)
         name = ".".join(here)
@@ -518,6 +536,8 @@ def _collect(document, leaves, mapping, path, found):
                 lines = f"{document.lines[found[name]]} and {document.lines[here]}"
                 raise InputValueError(f"{_place(document.name)}{name} must be given once, got it in lines {lines}")
             found[name] = here
+        elif name in removed:
+            raise InputValueError(f"{document.place(here)}{name} must be left out: {removed[name]}")
         elif any(leaf.startswith(f"{name}.") for leaf in leaves):
             # A section whose lines are all commented out is one without settings.
             if document.words.get(here) == "":
@@ -525,7 +545,7 @@ def _collect(document, leaves, mapping, path, found):
             if not isinstance(value, dict):
                 arrived = document.words.get(here, repr(value))
                 raise InputValueError(f"{document.place(here)}{name} must be a section of settings, got {arrived}")
-            _collect(document, leaves, value, here, found)
+            _collect(document, leaves, removed, value, here, found)
         else:
             known = {*leaves, *(leaf.rpartition(".")[0] for leaf in leaves)}
             raise InputValueError(f"{document.place(here)}{name} must be a setting's name{suggest(name, known)}")

@@ -10,13 +10,16 @@ A pipeline carries a probability and, from the first step that makes one, a mask
 
 import inspect
 import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputTypeError, InputValueError, check_array
+from vesuvius_kit.config import PostprocessConfig
 from vesuvius_kit.config.yaml_file import load_yaml
 from vesuvius_kit.postprocess import bridges, heights, pinholes, redraw, ridges, separation, sheets, slits, steps, wraps
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, REMOVES_ONLY
@@ -28,7 +31,7 @@ from vesuvius_kit.voxel.cubical import count_cavities, euler_characteristic
 _CARRIED = ("probability", "mask")
 _MAKE_PROBABILITIES = ("trace_ridges", "smooth_octants")
 
-STEPS = {
+STEPS: dict[str, Callable[..., NDArray[Any]]] = {
     function.__name__: function
     for function in (
         steps.hysteresis_threshold,
@@ -56,59 +59,31 @@ _PROMISES_OF_OTHERS = {"remove_small_components": (REMOVES_ONLY,), "fill_cavitie
 
 
 class Step(NamedTuple):
-    """One step of a pipeline.
-
-    Attributes
-    ----------
-    name : str
-        A key of ``STEPS``.
-    parameters : dict
-        Its parameters by name.
-    """
+    """One step of a pipeline: a key of ``STEPS`` and its parameters by name."""
 
     name: str
-    parameters: dict
+    parameters: dict[str, Any]
 
 
 def list_presets() -> list[str]:
-    """Return the names of the pipelines that ship with the kit.
-
-    Returns
-    -------
-    list of str
-    """
+    """Return the names of the pipelines that ship with the kit."""
     folder = resources.files("vesuvius_kit.postprocess") / "presets"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def promises_of(name) -> tuple[str, ...]:
-    """Return what a step promises, see `vesuvius_kit.postprocess.promises`.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``STEPS``.
-
-    Returns
-    -------
-    tuple of str
-        Empty when it promises nothing.
-    """
+def promises_of(name: str) -> tuple[str, ...]:
+    """Return what a step, a key of ``STEPS``, promises; see `promises.py`. Empty when it promises nothing."""
     return getattr(STEPS[name], "promises", _PROMISES_OF_OTHERS.get(name, ()))
 
 
-def load_pipeline(name_or_path) -> list[Step]:
+def load_pipeline(name_or_path: Path | str) -> list[Step]:
     """Read a pipeline and check the names of its steps and parameters.
 
     Parameters
     ----------
-    name_or_path : str or Path
+    name_or_path
         A preset of `list_presets`, or a YAML file: a list of step names, or of mappings from a step's name to its
         parameters.
-
-    Returns
-    -------
-    list of Step
 
     Raises
     ------
@@ -116,31 +91,26 @@ def load_pipeline(name_or_path) -> list[Step]:
         Neither a preset nor a file.
     InputValueError
         Unreadable YAML, an unknown step or parameter, a missing parameter, or no step that makes a mask.
+
+    Examples
+    --------
+    >>> import vesuvius_kit as vk
+    >>> [step.name for step in vk.load_pipeline("public")]
+    ['hysteresis_threshold', 'close_cylinder', 'remove_small_components']
     """
     if str(name_or_path) in list_presets():
-        path = resources.files("vesuvius_kit.postprocess") / "presets" / f"{name_or_path}.yaml"
+        path = Path(str(resources.files("vesuvius_kit.postprocess"))) / "presets" / f"{name_or_path}.yaml"
     else:
         path = Path(name_or_path)
         if not path.is_file():
             raise InputNotFoundError(
                 f"pipeline must be a YAML file or one of {', '.join(list_presets())}, got {name_or_path}"
             )
-    return make_pipeline(load_yaml(str(path), "pipeline"), name_or_path)
+    return make_pipeline(load_yaml(path, "pipeline"), str(name_or_path))
 
 
-def make_pipeline(content, name="pipeline") -> list[Step]:
-    """Turn a list of steps, as YAML holds it, into a checked pipeline.
-
-    Parameters
-    ----------
-    content : list
-        Step names, or mappings of one step's name to its parameters.
-    name : str
-        How messages call the pipeline.
-
-    Returns
-    -------
-    list of Step
+def make_pipeline(content: Any, name: str = "pipeline") -> list[Step]:
+    """Turn a list of steps, as YAML holds it, into a checked pipeline; ``name`` is what messages call it.
 
     Raises
     ------
@@ -165,39 +135,58 @@ def make_pipeline(content, name="pipeline") -> list[Step]:
     return pipeline
 
 
-def run_pipeline(probability, pipeline, *, report=False):
+@overload
+def run_pipeline(
+    probability: NDArray[Any], pipeline: Sequence[Step], *, report: Literal[False] = False
+) -> NDArray[np.bool_]: ...
+@overload
+def run_pipeline(
+    probability: NDArray[Any], pipeline: Sequence[Step], *, report: Literal[True]
+) -> tuple[NDArray[np.bool_], list[dict[str, Any]]]: ...
+def run_pipeline(
+    probability: NDArray[Any], pipeline: Sequence[Step], *, report: bool = False
+) -> NDArray[np.bool_] | tuple[NDArray[np.bool_], list[dict[str, Any]]]:
     """Turn a probability into a mask, step by step.
 
     Parameters
     ----------
-    probability : numpy.ndarray
+    probability
         (Z, Y, X), float in [0, 1]; float16 is read as float32. Not modified.
-    pipeline : list of Step
-        What `load_pipeline` gave.
-    report : bool
+    report
         Also measure what every step changed; it costs about 0.3 s a step for 320^3.
 
     Returns
     -------
-    mask : numpy.ndarray
-        bool of the same shape.
-    changes : list of dict
-        Only when ``report``: for each step ``step``, ``parameters``, ``seconds``, ``added``, ``removed`` (voxels) and,
-        after it, ``voxels``, ``components`` (26-connected), ``tunnels`` and ``cavities`` (of the whole volume as one block;
+    mask
+        Of the same shape.
+    changes
+        Only with ``report``, for each step: ``step``, ``parameters``, ``seconds``, ``added``, ``removed`` (voxels) and, after
+        it, ``voxels``, ``components`` (26-connected), ``tunnels`` and ``cavities`` (of the whole volume as one block;
         foreground 6-connected). Before the first mask there is nothing to count.
 
     Raises
     ------
     InputTypeError, InputValueError
-        What the steps raise, with the number and name of the step: NaN, values or parameters out of range.
+        NaN, values outside [0, 1], or what a step refuses, with its number and name.
+
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> probability = np.zeros((16, 16, 16), np.float32)
+    >>> probability[:, 7:10] = 0.9
+    >>> mask, changes = vk.run_pipeline(probability, vk.load_pipeline("public"), report=True)
+    >>> int(mask.sum()), changes[-1]["components"]
+    (768, 1)
     """
     check_array("probability", probability, kinds="f")
     if probability.size and not (probability.min() >= 0 and probability.max() <= 1):
         raise InputValueError(
             f"probability must lie in [0, 1] without NaN, got [{probability.min()}, {probability.max()}]"
         )
-    carried = {"probability": probability.astype(np.float32) if probability.dtype == np.float16 else probability}
-    changes = []
+    carried: dict[str, NDArray[Any]] = {
+        "probability": probability.astype(np.float32) if probability.dtype == np.float16 else probability
+    }
+    changes: list[dict[str, Any]] = []
     for number, step in enumerate(pipeline, 1):
         function = STEPS[step.name]
         takes = inspect.signature(function).parameters
@@ -215,96 +204,71 @@ def run_pipeline(probability, pipeline, *, report=False):
     return (carried["mask"], changes) if report else carried["mask"]
 
 
-def try_pipeline(pipeline) -> None:
-    """Run a pipeline over a sheet in a small volume, so that a parameter that a step refuses is found before hours of work.
-
-    Parameters
-    ----------
-    pipeline : list of Step
-        What `load_pipeline` gave.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        What the steps raise, with the number and name of the step.
-    """
+def try_pipeline(pipeline: Sequence[Step]) -> None:
+    """Run a pipeline over a sheet in a small volume, so that a parameter that a step refuses is found before hours of work."""
     probability = np.zeros((24, 24, 24), np.float32)
     probability[:, 10:13] = 1.0
     run_pipeline(probability, pipeline)
 
 
 def choose_pipeline(
-    pipeline="sheet_repair", t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100
+    pipeline: Path | str = PostprocessConfig.pipeline, steps: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Step]:
-    """Return the steps of a preset or a file; ``public`` has settings of its own.
+    """Return the steps of a preset or a file, some of their parameters replaced.
 
     Parameters
     ----------
-    pipeline : str or Path
+    pipeline
         See `load_pipeline`.
-    t_low, t_high : float
-        Of the pipeline ``public`` alone, see `topo_postprocess`; any other pipeline holds its own parameters, and these must
-        be left out.
-    z_radius, xy_radius, dust_min_size : int
-        Likewise.
-
-    Returns
-    -------
-    list of Step
+    steps
+        Parameters by step, such as ``{"hysteresis_threshold": {"t_low": 0.3}}``; all others stay the pipeline's.
 
     Raises
     ------
     InputError
-        An unknown pipeline, or a setting of ``public`` beside another one.
+        An unknown pipeline, a step that it does not have or has twice, a parameter that the step does not take.
     """
-    if str(pipeline) != "public":
-        given = {"t_low": t_low, "t_high": t_high, "z_radius": z_radius, "xy_radius": xy_radius}
-        given["dust_min_size"] = dust_min_size
-        defaults = inspect.signature(choose_pipeline).parameters
-        unused = [f"{name}={value}" for name, value in given.items() if value != defaults[name].default]
-        if unused:
+    chosen = load_pipeline(pipeline)
+    names = [step.name for step in chosen]
+    for name, parameters in (steps or {}).items():
+        if names.count(name) != 1:
             raise InputValueError(
-                f"settings of the pipeline public must be left out beside the pipeline {pipeline}, got {', '.join(unused)}"
+                f"steps must name a step that pipeline {pipeline} has once, among {', '.join(names)}, got {name}"
             )
-        return load_pipeline(pipeline)
-    return [
-        Step("hysteresis_threshold", {"t_low": t_low, "t_high": t_high}),
-        Step("close_cylinder", {"z_radius": z_radius, "xy_radius": xy_radius}),
-        Step("remove_small_components", {"min_size": dust_min_size}),
-    ]
+        if not isinstance(parameters, Mapping):
+            raise InputValueError(f"steps must have parameters by name for {name}, got {parameters!r}")
+        place = names.index(name)
+        merged = {**chosen[place].parameters, **parameters}
+        chosen[place] = _make_step({name: merged}, f"step {place + 1} of pipeline {pipeline}")
+    return chosen
 
 
 def make_mask(
-    probability, pipeline="sheet_repair", t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100
-) -> np.ndarray:
-    """Turn a probability into a mask by a preset or a file; see `choose_pipeline`.
+    probability: NDArray[Any],
+    pipeline: Path | str = PostprocessConfig.pipeline,
+    steps: Mapping[str, Mapping[str, Any]] | None = None,
+) -> NDArray[np.bool_]:
+    """Turn a probability into a mask by a preset or a file, some of its parameters replaced; see `choose_pipeline`.
 
     Parameters
     ----------
-    probability : numpy.ndarray
+    probability
         (Z, Y, X), float in [0, 1].
-    pipeline : str or Path
-        See `load_pipeline`.
-    t_low, t_high : float
-        Of the pipeline ``public`` alone.
-    z_radius, xy_radius, dust_min_size : int
-        Likewise.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputError
-        An unknown pipeline, or what the steps raise.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> probability = np.zeros((16, 16, 16), np.float32)
+    >>> probability[:, 7:10] = 0.4
+    >>> bool(vk.make_mask(probability, "raw").any())
+    False
+    >>> int(vk.make_mask(probability, "raw", {"hysteresis_threshold": {"t_low": 0.3, "t_high": 0.3}}).sum())
+    768
     """
-    steps_taken = choose_pipeline(pipeline, t_low, t_high, z_radius, xy_radius, dust_min_size)
-    return run_pipeline(probability, steps_taken)
+    return run_pipeline(probability, choose_pipeline(pipeline, steps))
 
 
-def _make_step(entry, where) -> Step:
+def _make_step(entry: Any, where: str) -> Step:
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
@@ -331,7 +295,7 @@ def _make_step(entry, where) -> Step:
     return Step(name, parameters)
 
 
-def _describe(step, before, after, seconds):
+def _describe(step: Step, before: NDArray[np.bool_] | None, after: NDArray[Any], seconds: float) -> dict[str, Any]:
     """One entry of the report."""
     entry = {"step": step.name, "parameters": step.parameters, "seconds": round(seconds, 4)}
     if after.dtype != bool:
