@@ -50,7 +50,7 @@ competition = Competition(session.data)
 # %% [markdown]
 # ## 3. The folder
 # Rows without files, withdrawn pairs, shapes, and the shares of the label's three values over *all* labels. Label 2
-# means *nobody looked here*: whoever reads it as surface, or as background, trains on a lie.
+# means *unlabelled*: whoever reads it as surface, or as background, trains on a lie.
 
 # %%
 print(competition.audit(progress=show_progress).to_text())

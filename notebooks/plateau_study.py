@@ -4,7 +4,7 @@
 # # Why did it stop learning?
 #
 # A run stopped learning at epoch 5, at a loss of 0.57, while its learning rate was raised to 92.5 times the base. Three
-# things were suspected: labels read as `label > 0`, so that *nobody looked here* counted as surface; a loss term that
+# things were suspected: labels read as `label > 0`, so that *unlabelled* counted as surface; a loss term that
 # rewards an undecided output; and the handler that raised the rate. Each was switched on and off, alone and together, on
 # phantom scrolls, where the whole truth is known. This notebook shows what came of it, and repeats as much as you like.
 #
@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 checkout = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "benchmarks").is_dir())
-sys.path.insert(0, str(checkout / "benchmarks"))
+sys.path.insert(0, str(checkout / "benchmarks" / "plateau"))
 
-import plateau_report
-import plateau_study
+import report
+import study
 from IPython.display import Image, Markdown
 
-results = plateau_report.read_results(checkout / "docs" / "plateau_runs.jsonl")
+results = report.read_results(checkout / "docs" / "plateau_runs.jsonl")
 print(f"{len(results)} runs of {len({result['cell'] for result in results})} cells")
 
 # %% [markdown]
@@ -32,7 +32,7 @@ print(f"{len(results)} runs of {len({result['cell'] for result in results})} cel
 # that has the truth's share of voxels, which asks only what the network knows and not how loudly it says so.
 
 # %%
-Markdown(plateau_report.write_table(results, plateau_report.TRAINING) + "\n\n" + plateau_report.write_table(results))
+Markdown(report.write_table(results, report.TRAINING) + "\n\n" + report.write_table(results))
 
 # %% [markdown]
 # ## What each suspect does
@@ -40,9 +40,7 @@ Markdown(plateau_report.write_table(results, plateau_report.TRAINING) + "\n\n" +
 
 # %%
 Markdown(
-    "\n\n".join(
-        plateau_report.write_effects(results, figure) for figure in ("dice matched", "dice at 0.5", "area under curve")
-    )
+    "\n\n".join(report.write_effects(results, figure) for figure in ("dice matched", "dice at 0.5", "area under curve"))
 )
 
 # %% [markdown]
@@ -51,7 +49,7 @@ Markdown(
 # the bounded controller, five times the base rate.
 
 # %%
-plateau_report.draw_curves(results, "plateau_curves.png")
+report.draw_curves(results, "plateau_curves.png")
 Image("plateau_curves.png")
 
 # %% [markdown]
@@ -59,15 +57,15 @@ Image("plateau_curves.png")
 # One dot a seed; the line is their mean. Red read the labels wrongly.
 
 # %%
-plateau_report.draw_scores(results, "plateau_scores.png")
+report.draw_scores(results, "plateau_scores.png")
 Image("plateau_scores.png")
 
 # %% [markdown]
 # ## Repeat a part of it
-# Two cells and one seed, scaled down to minutes. For the whole study: `python benchmarks/plateau_study.py`.
+# Two cells and one seed, scaled down to minutes. For the whole study: `python benchmarks/plateau/study.py`.
 
 # %%
-scale = plateau_study.Scale(chunk=64, train_chunks=4, initial_filters=4, depth=1, patch=32, epochs=3, steps=4)
+scale = study.Scale(chunk=64, train_chunks=4, initial_filters=4, depth=1, patch=32, epochs=3, steps=4)
 cells = ["foreground-variance0.5-legacy", "ignored-variance0-bounded"]
-written = plateau_study.run_study("dist/plateau_study_small", cells, [0], scale)
-Markdown(plateau_report.write_table(plateau_report.read_results("dist/plateau_study_small/results")))
+written = study.run_study("dist/plateau_study_small", cells, [0], scale)
+Markdown(report.write_table(report.read_results("dist/plateau_study_small/results")))

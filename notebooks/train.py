@@ -62,7 +62,7 @@ print(
 # %% [markdown]
 # ## 3. Are the data in order?
 # Files cut off by a broken copy, labels with strange values, images and labels of different shapes: better found now
-# than after nine hours. Label 2 means *nobody looked here*. It is most of each volume, and nothing in the kit takes
+# than after nine hours. Label 2 means *unlabelled*. It is most of each volume, and nothing in the kit takes
 # it for background.
 
 # %%

@@ -6,11 +6,12 @@ from PIL import Image
 
 from vesuvius_kit import demo
 from vesuvius_kit.checks import InputError
-from vesuvius_kit.config import PostprocessConfig, load_config
+from vesuvius_kit.config import load_config
 from vesuvius_kit.data.competition import Chunk, Competition
-from vesuvius_kit.inference import submission
+from vesuvius_kit.inference.results import note_pipeline
 from vesuvius_kit.inference.submission import validate_submission
 from vesuvius_kit.io.volume import write_volume
+from vesuvius_kit.postprocess.pipeline import choose_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_the_second_test_scroll_is_never_trained_on():
 def test_the_demo_repairs_as_the_kit_does_by_default(finished):
     folder, _ = finished
     settings = json.loads((folder / "submission_masks" / "settings.json").read_text())
-    assert settings["postprocess"] == submission._note_pipeline(PostprocessConfig())
+    assert settings["postprocess"] == note_pipeline(choose_pipeline())
 
 
 def test_the_first_test_scroll_is_in_the_training_part_of_the_fold(finished):

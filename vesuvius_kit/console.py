@@ -9,9 +9,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar, cast
 
 _T = TypeVar("_T")
 
@@ -25,7 +25,7 @@ class Progress(Protocol):
 
 _NOTEBOOK_LINES = 10  # of one loop, at most
 _NOTEBOOK_SECONDS = 5.0  # between two lines of a loop, at least
-_loops_shown = []  # descriptions of the loops that print now; a loop within another is silent
+_loops_shown: list[str] = []  # descriptions of the loops that print now; a loop within another is silent
 
 
 def no_progress(iterable: Iterable[_T], /, **_kwargs: Any) -> Iterable[_T]:
@@ -50,12 +50,14 @@ def show_progress(iterable: Iterable[_T], /, **kwargs: Any) -> Iterable[_T]:
     return tqdm(iterable, **kwargs)
 
 
-def _print_lines(iterable, desc="", total=None, initial=0, **_kwargs):
+def _print_lines(
+    iterable: Iterable[_T], desc: str = "", total: int | None = None, initial: int = 0, **_kwargs: Any
+) -> Iterator[_T]:
     """Yield what ``iterable`` holds and print now and then how far it is, on standard output."""
     if _loops_shown:
         yield from iterable
         return
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     every = max(1, (total or 0) // _NOTEBOOK_LINES)
     started = printed = time.monotonic()
@@ -78,18 +80,7 @@ def _print_lines(iterable, desc="", total=None, initial=0, **_kwargs):
 
 
 def how_to_go_on(fresh: bool) -> str:
-    """Return what a person has to type after a stop, for a command that keeps what it has done.
-
-    Parameters
-    ----------
-    fresh : bool
-        Whether the command was told to start anew, as it would the next time.
-
-    Returns
-    -------
-    str
-        A clause for the end of a sentence.
-    """
+    """Return what to type after a stop, for a command that keeps its work; ``fresh``: it was told to start anew."""
     if fresh:
         return "the same command starts anew; without --fresh it goes on with what is there"
     return "the same command goes on"
@@ -104,7 +95,7 @@ def _in_notebook() -> bool:
 class _AboveTheBars(logging.Handler):
     """Prints a message without tearing a progress bar apart."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         if _in_notebook():
@@ -115,13 +106,7 @@ class _AboveTheBars(logging.Handler):
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send the kit's log messages to standard error, one line each.
-
-    Parameters
-    ----------
-    level : int
-        A level of the logging module.
-    """
+    """Send the kit's log messages of a ``logging`` level and above to standard error, one line each."""
     logger = logging.getLogger("vesuvius_kit")
     logger.setLevel(level)
     if not logger.handlers:
@@ -136,18 +121,18 @@ class _Tolerant:
     What its encoding has no character for, as ASCII for the name of a folder, is written as an escape.
     """
 
-    def __init__(self, stream, failures):
+    def __init__(self, stream: TextIO, failures: type[OSError]) -> None:
         self._stream, self._failures, self._is_gone = stream, failures, False
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         if not self._is_gone:
             self._try(self._stream.write, self._escape(text))
         return len(text)
 
-    def _escape(self, text):
+    def _escape(self, text: str) -> str:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         try:
             text.encode(encoding, getattr(self._stream, "errors", None) or "strict")
@@ -155,11 +140,11 @@ class _Tolerant:
             return text.encode(encoding, "backslashreplace").decode(encoding)
         return text
 
-    def flush(self):
+    def flush(self) -> None:
         if not self._is_gone:
             self._try(self._stream.flush)
 
-    def _try(self, function, *arguments):
+    def _try(self, function: Callable[..., object], *arguments: str) -> None:
         try:
             function(*arguments)
         except self._failures:
@@ -182,7 +167,9 @@ def outlive_readers() -> Iterator[None]:
     """
     output, log = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        sys.stdout, sys.stderr = _Tolerant(output or nowhere, BrokenPipeError), _Tolerant(log or nowhere, OSError)
+        # What a `_Tolerant` has not itself it takes from its stream.
+        sys.stdout = cast(TextIO, _Tolerant(output or nowhere, BrokenPipeError))
+        sys.stderr = cast(TextIO, _Tolerant(log or nowhere, OSError))
         try:
             yield
             sys.stdout.flush()

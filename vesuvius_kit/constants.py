@@ -1,4 +1,4 @@
-"""What the competition and the field fix: label values, and the bound of the learning rate."""
+"""What the competition and the field fix: label values, settings of the score, the bound of the learning rate."""
 
 BACKGROUND = 0
 """Label of a voxel that is annotated and not surface."""
@@ -6,6 +6,14 @@ SURFACE = 1
 """Label of a voxel of the papyrus surface."""
 UNLABELLED = 2
 """Label of a voxel that is not annotated: neither surface nor background, and ignored by losses and score."""
+
+CHUNK_SHAPE = (320, 320, 320)
+"""Voxels of a chunk of the competition, (z, y, x)."""
+
+SURFACE_TOLERANCE = 2.0
+"""Distance within which the score's surface Dice counts a surface as found, in voxels, inclusive."""
+VOI_ALPHA = 0.3
+"""Weight of the variation of information in the score's VOI part, per bit."""
 
 MAX_FACTOR = 5.0
 """The learning rate never passes this many times its base."""

@@ -25,7 +25,8 @@ from vesuvius_kit.inference.grid import window_starts
 from vesuvius_kit.inference.precision import Precision, autocast, choose_precision
 from vesuvius_kit.inference.predict import choose_device
 from vesuvius_kit.inference.submission import write_submission
-from vesuvius_kit.io.volume import read_volume, write_atomically
+from vesuvius_kit.io.atomic import write_atomically
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score, surface_dice
 from vesuvius_kit.models import create_model

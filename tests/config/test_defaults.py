@@ -1,6 +1,7 @@
 """One probability, one mask: whatever makes a mask by default makes the same."""
 
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from vesuvius_kit.models.checkpoint import save_checkpoint
 from vesuvius_kit.phantom import make_phantom
 from vesuvius_kit.postprocess import make_mask
 from vesuvius_kit.postprocess.pipeline import load_pipeline, run_pipeline
-from vesuvius_kit.training import loop
+from vesuvius_kit.training.epoch import score_volumes
 
 OPTIONS = {"initial_filters": 2, "depth": 1}
 
@@ -58,7 +59,7 @@ def folder(seen, tmp_path, monkeypatch):
         {"config": config_to_dict(config)},
     )
     monkeypatch.setattr(submission, "predict_ensemble", lambda *_, **__: probability.copy())
-    monkeypatch.setattr(loop, "predict_volume", lambda *_, **__: probability.copy())
+    monkeypatch.setattr("vesuvius_kit.training.epoch.predict_volume", lambda *_, **__: probability.copy())
     return tmp_path
 
 
@@ -90,13 +91,8 @@ def test_validation_of_a_training_scores_the_mask_of_make_mask(folder, seen, exp
     write_volume(folder / "label.tif", phantom.label)
     chunk = Chunk("901", "1", folder / "data" / "test_images" / "901.tif", folder / "label.tif")
     given = {name: value for name, value in TINY.items() if not name.startswith("postprocess")}
-    scored = loop._score_volumes(
-        load_config(None, given),
-        Accelerator(cpu=True),
-        create_model("unet3d", **OPTIONS),
-        [chunk],
-        lambda items, **_: items,
-    )
+    run = SimpleNamespace(config=load_config(None, given), accelerator=Accelerator(cpu=True))
+    scored = score_volumes(run, create_model("unet3d", **OPTIONS), [chunk], lambda items, **_: items)
     assert scored["score"] == leaderboard_score(expected, phantom.label).score
 
 

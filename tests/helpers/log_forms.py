@@ -3,11 +3,15 @@
 # ruff: noqa: E501 (what a log holds in one line stands in one line)
 
 import json
+from collections.abc import Callable
+from typing import Any
 
+Curve = list[dict[str, Any]]
+"""One row an epoch: `epoch` from 0, `train`, `val`, `dice`, `rate`."""
 STAMP = "2026-01-06 16:27:55,138"
 
 
-def lightning_csv(curve):
+def lightning_csv(curve: Curve) -> str:
     """Sparse rows: the rate at the beginning of an epoch without its number, single steps, the validation, the epoch."""
     out = ["epoch,lr-AdamW,step,train_dice_epoch,train_loss_epoch,train_loss_step,val_dice,val_loss"]
     for row in curve:
@@ -21,19 +25,19 @@ def lightning_csv(curve):
     return "\n".join(out) + "\n"
 
 
-def keras_csv(curve, separator=","):
+def keras_csv(curve: Curve, separator: str = ",") -> str:
     rows = [("epoch", "accuracy", "dice_coef", "learning_rate", "loss", "val_dice_coef", "val_loss")]
     rows += [(r["epoch"], 0.9, r["dice"], r["rate"], r["train"], r["dice"], r["val"]) for r in curve]
     return "".join(separator.join(str(cell) for cell in row) + "\n" for row in rows)
 
 
-def pandas_csv(curve):
+def pandas_csv(curve: Curve) -> str:
     out = [",Epoch,Train Loss,Valid Loss,Dice,LR"]
     out += [f"{n},{r['epoch']},{r['train']},{r['val']},{r['dice']},{r['rate']}" for n, r in enumerate(curve)]
     return "\n".join(out) + "\n"
 
 
-def german_csv(curve):
+def german_csv(curve: Curve) -> str:
     rows = [["epoch", "train_loss", "val_loss", "dice", "lr"]]
     rows += [
         [str(r["epoch"]), *(f"{r[key]}".replace(".", ",") for key in ("train", "val", "dice", "rate"))] for r in curve
@@ -41,7 +45,7 @@ def german_csv(curve):
     return "".join(";".join(row) + "\n" for row in rows)
 
 
-def tab_table(curve):
+def tab_table(curve: Curve) -> str:
     """As fastai's table comes out of a notebook, behind other lines."""
     out = [
         "Device: cuda",
@@ -52,19 +56,19 @@ def tab_table(curve):
     return "\n".join([*out, "Best model loaded."]) + "\n"
 
 
-def space_table(curve):
+def space_table(curve: Curve) -> str:
     out = ["epoch     train_loss  valid_loss  dice      time    "]
     out += [f"{r['epoch']:<9} {r['train']:<11} {r['val']:<11} {r['dice']:<9} 01:46   " for r in curve]
     return "\n".join(out) + "\n"
 
 
-def bar_table(curve):
+def bar_table(curve: Curve) -> str:
     out = ["| Epoch | Train Loss | Val Loss | Dice |", "|-------|-----------|----------|------|"]
     out += [f"| {r['epoch']} | {r['train']} | {r['val']} | {r['dice']} |" for r in curve]
     return "\n".join(out) + "\n"
 
 
-def nnunet_v2(curve, spelling="plain"):
+def nnunet_v2(curve: Curve, spelling: str = "plain") -> str:
     write = {
         "plain": lambda v: f"[{v}, {v}]",
         "numpy": lambda v: f"[np.float32({v}), np.float32({v})]",
@@ -93,7 +97,7 @@ def nnunet_v2(curve, spelling="plain"):
     return "\n".join(out) + "\n"
 
 
-def nnunet_v1(curve):
+def nnunet_v1(curve: Curve) -> str:
     out = []
     for r in curve:
         out += [
@@ -107,8 +111,10 @@ def nnunet_v1(curve):
     return "\n".join(out) + "\n"
 
 
-def one_line(template):
-    def write(curve):
+def one_line(template: str) -> Callable[[Curve], str]:
+    """Return what writes a line, or several, from a template for each epoch, between lines that a training prints."""
+
+    def write(curve: Curve) -> str:
         out = [
             "Training on cuda",
             "Config: lr=0.001, epochs=30, batch_size=2, loss: dice",
@@ -122,7 +128,7 @@ def one_line(template):
     return write
 
 
-def monai(curve):
+def monai(curve: Curve) -> str:
     out = []
     for r in curve:
         out += [
@@ -136,7 +142,7 @@ def monai(curve):
     return "\n".join(out) + "\n"
 
 
-def keras_console(curve):
+def keras_console(curve: Curve) -> str:
     out = []
     for r in curve:
         out += [f"Epoch {r['epoch'] + 1}/99"]
@@ -151,7 +157,7 @@ def keras_console(curve):
     return "\n".join(out) + "\n"
 
 
-def tqdm_bars(curve):
+def tqdm_bars(curve: Curve) -> str:
     """Bars with carriage returns and colours; what is measured stands in the bar's last state, the validation on a line."""
     out = []
     for r in curve:
@@ -163,7 +169,7 @@ def tqdm_bars(curve):
     return "\n".join(out) + "\n"
 
 
-def trainer_state(curve):
+def trainer_state(curve: Curve) -> str:
     history = []
     for r in curve:
         e = r["epoch"] + 1
@@ -176,7 +182,7 @@ def trainer_state(curve):
     return json.dumps({"best_metric": 0.1, "epoch": 30.0, "global_step": 600, "log_history": history}, indent=2)
 
 
-def trainer_console(curve):
+def trainer_console(curve: Curve) -> str:
     entries = json.loads(trainer_state(curve))["log_history"]
     lines = []
     for entry in entries:
@@ -185,24 +191,24 @@ def trainer_console(curve):
     return "\n".join(lines) + "\n"
 
 
-def history_json(curve):
+def history_json(curve: Curve) -> str:
     return json.dumps({
         "loss": [r["train"] for r in curve], "val_loss": [r["val"] for r in curve], "dice": [r["dice"] for r in curve],
         "lr": [r["rate"] for r in curve],
     })  # fmt: skip
 
 
-def list_json(curve):
+def list_json(curve: Curve) -> str:
     return json.dumps([
         {"epoch": r["epoch"], "train_loss": r["train"], "val_loss": r["val"], "val_dice": r["dice"], "lr": r["rate"]} for r in curve
     ])  # fmt: skip
 
 
-def json_lines(curve):
+def json_lines(curve: Curve) -> str:
     return "".join(json.dumps(entry) + "\n" for entry in json.loads(list_json(curve)))
 
 
-def notebook(curve):
+def notebook(curve: Curve) -> str:
     text = one_line("Epoch {next}/{n} | train_loss {train} | val_loss {val} | dice {dice}")(curve)
     html = "<table border='1'><thead><tr><th>epoch</th><th>train_loss</th><th>valid_loss</th></tr></thead></table>"
     cells = [
@@ -215,7 +221,7 @@ def notebook(curve):
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
-def fastai_notebook(curve):
+def fastai_notebook(curve: Curve) -> str:
     rows = "".join(
         f"<tr><td>{r['epoch']}</td><td>{r['train']}</td><td>{r['val']}</td><td>{r['dice']}</td><td>01:46</td></tr>"
         for r in curve
@@ -226,7 +232,7 @@ def fastai_notebook(curve):
     return json.dumps({"cells": [{"cell_type": "code", "source": "", "outputs": outputs}], "nbformat": 4})
 
 
-def kaggle_json(curve):
+def kaggle_json(curve: Curve) -> str:
     text = one_line(
         "Epoch {next} - avg_train_loss: {train}  avg_val_loss: {val}  time: 50s\nEpoch {next} - avg_dice: {dice}"
     )(curve)
@@ -239,7 +245,7 @@ def kaggle_json(curve):
 
 # Name of the form: what writes it, what it holds of a row, and what is added to the epoch.
 ALL = ("train", "val", "dice", "rate")
-FORMS = {
+FORMS: dict[str, tuple[Callable[[Curve], str], tuple[str, ...], int]] = {
     "lightning csv": (lightning_csv, ALL, 0),
     "keras csv": (keras_csv, ALL, 0),
     "keras csv, semicolons": (lambda curve: keras_csv(curve, ";"), ALL, 0),
@@ -265,7 +271,7 @@ FORMS = {
     "fastai notebook": (fastai_notebook, ("train", "val", "dice"), 0),
     "kaggle": (kaggle_json, ("train", "val", "dice"), 1),
 }
-LINES = {
+LINES: dict[str, tuple[tuple[str, ...], int]] = {
     "Epoch {epoch}/{n} | 809.5s | LR: {rate} | Loss: {train} | Dice: {dice} | Val Loss: {val}": (ALL, 0),
     "[Epoch {next}] train: {train} val: {val}": (("train", "val"), 1),
     "Epoch [{next}/{n}] Train Loss: {train}, Val Loss: {val}, Val Dice: {dice}, LR: {rate:e}": (ALL, 1),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from helpers.worker_jobs import claim, kill_me
 
-from vesuvius_kit.inference import submission
+from vesuvius_kit.inference.jobs import VolumeJob
 
 
 @dataclass(frozen=True)
-class KilledInAVolume(submission._Job):
+class KilledInAVolume(VolumeJob):
     """The real job, whose process is killed between two windows of a volume: the first ``times`` volumes that are begun."""
 
     times: int = 1
@@ -25,7 +25,7 @@ class KilledInAVolume(submission._Job):
 
 
 @dataclass(frozen=True)
-class OutOfMemory(submission._Job):
+class OutOfMemory(VolumeJob):
     """The real job, which fails at one volume."""
 
     def run(self, name, volume, seconds, progress=None):
@@ -35,7 +35,7 @@ class OutOfMemory(submission._Job):
 
 
 @dataclass(frozen=True)
-class Stuck(submission._Job):
+class Stuck(VolumeJob):
     """The real job, which never comes back from one volume."""
 
     def run(self, name, volume, seconds, progress=None):

@@ -167,16 +167,16 @@ def test_a_run_that_goes_on_keeps_its_precision(tmp_path, step_times, monkeypatc
 
 
 def interrupt_after_one_epoch(monkeypatch):
-    import vesuvius_kit.training.loop as loop
+    import vesuvius_kit.training.epoch as epoch_module
 
-    seed_step = loop._seed_step
+    seed_step = epoch_module._seed_step
 
     def seed(number, epoch, step, process):
         if epoch == 1:
             raise KeyboardInterrupt
         seed_step(number, epoch, step, process)
 
-    monkeypatch.setattr(loop, "_seed_step", seed)
+    monkeypatch.setattr(epoch_module, "_seed_step", seed)
 
 
 def test_training_in_fp16_is_refused_on_a_cpu(tmp_path):

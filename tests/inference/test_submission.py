@@ -1,18 +1,20 @@
+import hashlib
 import json
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.competitions import make_pair
+from helpers.competitions import make_pair, public_pipeline
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
 from vesuvius_kit.cli import main
-from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
+from vesuvius_kit.config import PredictConfig, RunConfig, config_to_dict
+from vesuvius_kit.inference import ensemble
 from vesuvius_kit.inference import predict as inference
-from vesuvius_kit.inference import submission
 from vesuvius_kit.inference.predict import NotFiniteError, OutOfTimeError
 from vesuvius_kit.inference.submission import (
     list_images,
@@ -22,11 +24,12 @@ from vesuvius_kit.inference.submission import (
     write_submission,
 )
 from vesuvius_kit.io.volume import read_volume, write_volume
-from vesuvius_kit.models import create_model
-from vesuvius_kit.models.checkpoint import FILE_NAME, read_digest, save_checkpoint
+from vesuvius_kit.models import checkpoint, create_model
+from vesuvius_kit.models.checkpoint import FILE_NAME, inspect_checkpoint, save_checkpoint
+from vesuvius_kit.postprocess.files import load_probability
 
 PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32")
-POSTPROCESS = PostprocessConfig("public", t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
+POSTPROCESS = public_pipeline(0.3, 0.5, 1, 1, 2)
 SHAPES = {"7": (24, 24, 24), "11": (10, 30, 17), "402": (16, 20, 33)}
 
 
@@ -81,7 +84,7 @@ def test_the_masks_are_those_of_predict_and_postprocess(images, run, tmp_path):
 def test_a_stopped_run_goes_on_with_what_is_missing(images, run, tmp_path, monkeypatch):
     path = tmp_path / "submission.zip"
     calls = []
-    predict = submission.predict_ensemble
+    predict = ensemble.predict_ensemble
 
     def stop_at_second(models, volume, **settings):
         calls.append(volume.shape)
@@ -89,7 +92,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(images, run, tmp_path, monke
             raise KeyboardInterrupt
         return predict(models, volume, **settings)
 
-    monkeypatch.setattr(submission, "predict_ensemble", stop_at_second)
+    monkeypatch.setattr(ensemble, "predict_ensemble", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         write_submission(path, images, [run], PREDICT, POSTPROCESS)
     assert not path.exists()
@@ -102,8 +105,8 @@ def test_a_stopped_run_goes_on_with_what_is_missing(images, run, tmp_path, monke
 def test_masks_of_other_settings_never_mix(images, run, tmp_path):
     path = tmp_path / "submission.zip"
     write_submission(path, images, [run], PREDICT, POSTPROCESS)
-    other = PostprocessConfig("public", t_low=0.3, t_high=0.5, z_radius=0, xy_radius=0, dust_min_size=2)
-    with pytest.raises(InputValueError, match=r"--fresh.*postprocess.xy_radius: 1 -> 0"):
+    other = public_pipeline(0.3, 0.5, 0, 0, 2)
+    with pytest.raises(InputValueError, match=r"--fresh.*postprocess.pipeline: .*z_radius"):
         write_submission(path, images, [run], PREDICT, other)
     save_checkpoint(
         run / "fold_0" / "best",
@@ -162,7 +165,7 @@ def test_when_the_time_is_over_the_rest_gets_simple_masks_and_the_next_run_goes_
     images, run, tmp_path, monkeypatch, caplog
 ):
     path = tmp_path / "submission.zip"
-    predict = submission.predict_ensemble
+    predict = ensemble.predict_ensemble
     done = []
 
     def out_of_time_after_one(models, volume, *, deadline, **settings):
@@ -172,14 +175,14 @@ def test_when_the_time_is_over_the_rest_gets_simple_masks_and_the_next_run_goes_
         done.append(volume.shape)
         return predict(models, volume, deadline=None, **settings)
 
-    monkeypatch.setattr(submission, "predict_ensemble", out_of_time_after_one)
+    monkeypatch.setattr(ensemble, "predict_ensemble", out_of_time_after_one)
     with caplog.at_level("WARNING"):
         summary = write_submission(path, images, [run], PREDICT, POSTPROCESS, budget_seconds=3600)
     assert len(summary.predicted) == 1
     assert len(summary.simple) == 2
     assert "2 of 3 volumes get a simple mask" in caplog.text
     assert validate_submission(path, images) == 3
-    monkeypatch.setattr(submission, "predict_ensemble", predict)
+    monkeypatch.setattr(ensemble, "predict_ensemble", predict)
     summary = write_submission(path, images, [run], PREDICT, POSTPROCESS)
     assert summary.simple == []
 
@@ -326,7 +329,7 @@ def test_each_network_predicts_with_the_window_of_its_training(images, tmp_path)
         np.testing.assert_allclose(ab, mean, atol=1e-3)
     noted = json.loads((tmp_path / "p_ab" / "settings.json").read_text())
     assert noted == json.loads((tmp_path / "p_ba" / "settings.json").read_text())
-    windows = {read_digest(a): [16, 16, 16], read_digest(b): [32, 32, 32]}
+    windows = {inspect_checkpoint(a).digest: [16, 16, 16], inspect_checkpoint(b).digest: [32, 32, 32]}
     assert noted["predict"]["windows"] == [windows[digest] for digest in noted["predict"]["weights"]]
     predict_folder(images, [b, a], tmp_path / "given", PREDICT)
     assert json.loads((tmp_path / "given" / "settings.json").read_text())["predict"]["window"] == [16, 16, 16]
@@ -386,7 +389,7 @@ def test_a_result_that_cannot_be_used_is_made_again(images, run, tmp_path, caplo
     (folder / "11.npy").write_bytes(whole["11"][:200])
     stamp = (folder / "402.npy").stat().st_mtime_ns
     with pytest.raises(InputValueError, match=r"7\.npy must hold probabilities in \[0, 1\] without NaN"):
-        submission.load_probability(folder / "7.npy")
+        load_probability(folder / "7.npy")
     predict_folder(images, [run], folder, PREDICT)
     assert {name: (folder / f"{name}.npy").read_bytes() for name in SHAPES} == whole
     assert (folder / "402.npy").stat().st_mtime_ns == stamp
@@ -396,10 +399,10 @@ def test_a_result_that_cannot_be_used_is_made_again(images, run, tmp_path, caplo
 def test_a_checkpoint_that_is_replaced_meanwhile_is_refused(images, tmp_path):
     """A18: the new weights' result lay under the old digest."""
     run = save_run(tmp_path / "run", seed=1)
-    ensemble = submission._Ensemble([run], TRAINED_WINDOW)
+    replaced = ensemble.Ensemble([run], TRAINED_WINDOW)
     save_run(tmp_path / "run", seed=2)
     with pytest.raises(InputValueError, match=rf"must not be replaced while it is in use, got .*run/{FILE_NAME}"):
-        ensemble.predict("7", np.zeros((8, 8, 8), np.uint8))
+        replaced.predict("7", np.zeros((8, 8, 8), np.uint8))
 
 
 def test_settings_that_nobody_wrote_are_refused_in_a_line(images, run, tmp_path):
@@ -409,3 +412,41 @@ def test_settings_that_nobody_wrote_are_refused_in_a_line(images, run, tmp_path)
         with pytest.raises(InputValueError, match=r"settings must be those that this command wrote .*settings\.json"):
             predict_folder(images, [run], tmp_path / "p", PREDICT)
     predict_folder(images, [run], tmp_path / "p", PREDICT, fresh=True)
+
+
+def test_a_checkpoint_is_read_whole_for_its_digest_and_to_be_loaded_and_not_again(images, tmp_path, monkeypatch):
+    """A18: a checkpoint was read whole up to four times before a prediction."""
+    runs = [save_run(tmp_path / f"run_{seed}", seed=seed) for seed in range(3)]
+    tensors, streamed, loaded = [], [], []
+    open_tensors, hash_file, read_bytes = checkpoint.safe_open, hashlib.file_digest, Path.read_bytes
+
+    class Watched:
+        """An open file of tensors that counts those that are asked for."""
+
+        def __init__(self, path, **options):
+            self.path, self.file = path, open_tensors(path, **options)
+
+        def __enter__(self):
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *error):
+            self.file.__exit__(*error)
+
+        def keys(self):
+            return self.file.keys()
+
+        def get_tensor(self, name):
+            tensors.append(self.path)
+            return self.file.get_tensor(name)
+
+    monkeypatch.setattr(checkpoint, "safe_open", Watched)
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda stream, name: streamed.append(Path(stream.name)) or hash_file(stream, name)
+    )
+    monkeypatch.setattr(Path, "read_bytes", lambda path: loaded.append(path) or read_bytes(path))
+    predict_folder(images, runs, tmp_path / "p", TRAINED_WINDOW)
+    paths = sorted(run / FILE_NAME for run in runs)
+    assert sorted(streamed) == sorted(loaded) == paths
+    # Each of three pairs is told apart by a tensor or two.
+    assert len(tensors) <= 3 * 2 * 3

@@ -1,6 +1,7 @@
 """Several processes make the archive of one, whatever happens to them."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import re
@@ -12,13 +13,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.competitions import make_pair
+from helpers.competitions import make_pair, public_pipeline
 from helpers.prediction_jobs import KilledInAVolume, OutOfMemory, Stuck
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.cli import main
-from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
-from vesuvius_kit.inference import submission
+from vesuvius_kit.config import PredictConfig, RunConfig, config_to_dict
+from vesuvius_kit.inference import jobs, submission
 from vesuvius_kit.inference.submission import predict_folder, validate_submission, write_submission
 from vesuvius_kit.inference.workers import WorkerError
 from vesuvius_kit.io.volume import write_volume
@@ -26,7 +27,7 @@ from vesuvius_kit.models import create_model
 from vesuvius_kit.models.checkpoint import save_checkpoint
 
 PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32", device="cpu")
-POSTPROCESS = PostprocessConfig("public", t_low=0.3, t_high=0.5, z_radius=1, xy_radius=1, dust_min_size=2)
+POSTPROCESS = public_pipeline(0.3, 0.5, 1, 1, 2)
 SHAPES = {"7": (24, 24, 24), "11": (20, 30, 17), "402": (18, 20, 33), "500": (30, 24, 24), "501": (24, 31, 24)}
 
 
@@ -88,7 +89,7 @@ def test_several_processes_write_the_probabilities_of_one(work, tmp_path):
 
 
 def test_a_process_killed_inside_a_volume_loses_nothing(work, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(submission, "_Job", KilledInAVolume)
+    monkeypatch.setattr(submission, "VolumeJob", KilledInAVolume)
     summary = write_with(work, tmp_path / "two.zip")
     assert "signal 9" in caplog.text
     assert summary.simple == []
@@ -110,7 +111,7 @@ def test_a_process_killed_from_outside_loses_nothing(work, tmp_path, caplog):
 @pytest.mark.long
 def test_when_all_are_killed_what_is_done_serves_the_next_run(work, tmp_path, monkeypatch):
     # Two processes and the one that takes over: each is killed in the first volume it begins.
-    monkeypatch.setattr(submission, "_Job", lambda *values: KilledInAVolume(*values, times=3))
+    monkeypatch.setattr(submission, "VolumeJob", lambda *values: KilledInAVolume(*values, times=3))
     with pytest.raises(WorkerError, match=r"^every process was killed.*5 tasks are left: "):
         write_with(work, tmp_path / "two.zip")
     assert not (tmp_path / "two.zip").exists()
@@ -132,11 +133,9 @@ def test_a_process_that_raises_is_one_line_of_the_command_and_the_rest_is_kept(w
         "--predict.window",
         "[16,16,16]",
     ]
-    command += [
-        f"--postprocess.{name}={value}" for name, value in config_to_dict(POSTPROCESS).items() if name != "steps"
-    ]
+    command += [f"--postprocess.{name}={json.dumps(value)}" for name, value in config_to_dict(POSTPROCESS).items()]
     command = list(map(str, command))
-    monkeypatch.setattr(submission, "_Job", OutOfMemory)
+    monkeypatch.setattr(submission, "VolumeJob", OutOfMemory)
     assert main(command) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"vesuvius-kit: process \d failed at 402: RuntimeError: CUDA out of memory\. Tried .*", last)
@@ -164,7 +163,7 @@ def test_the_budget_holds_over_processes(work, tmp_path, monkeypatch):
     assert summary.predicted == []
     assert validate_submission(tmp_path / "none.zip", work / "images") == len(SHAPES)
     # One process never comes back: at the end of the budget it is ended, and its volume gets a simple mask.
-    monkeypatch.setattr(submission, "_Job", Stuck)
+    monkeypatch.setattr(submission, "VolumeJob", Stuck)
     started = time.monotonic()
     summary = write_with(work, tmp_path / "stuck.zip", budget_seconds=15)
     assert time.monotonic() - started < 60
@@ -179,12 +178,12 @@ def test_the_budget_holds_over_processes(work, tmp_path, monkeypatch):
 def test_each_gpu_has_a_process_and_one_that_is_named_has_all(work, tmp_path, monkeypatch):
     seen = []
 
-    def note(jobs, tasks, **_):
-        seen.append([job.ensemble.predict_settings.device for job in jobs])
+    def note(copies, tasks, **_):
+        seen.append([job.ensemble.predict_settings.device for job in copies])
         yield from ()
 
-    monkeypatch.setattr(submission, "run_in_processes", note)
-    monkeypatch.setattr(submission.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(jobs, "run_in_processes", note)
+    monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 2)
     auto = PredictConfig(window=(16, 16, 16), precision="fp32")
     for predict, workers in ((auto, None), (auto, 3), (PREDICT, 2)):
         predict_folder(work / "images", [work / "run"], tmp_path / "p", predict, workers=workers)

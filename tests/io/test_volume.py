@@ -10,7 +10,7 @@ from PIL import Image
 
 from vesuvius_kit.checks import InputNotFoundError, InputTypeError, InputValueError
 from vesuvius_kit.constants import BACKGROUND, SURFACE, UNLABELLED
-from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype, write_atomically, write_volume
+from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype, write_volume
 
 
 @pytest.fixture(params=["imagecodecs", "pillow"])
@@ -224,29 +224,3 @@ def test_arrays_that_cannot_be_written(tmp_path, decoder):
     with pytest.raises(InputNotFoundError, match=r"the folder of .* must exist"):
         write_volume(tmp_path / "none" / "a.tif", np.zeros((2, 2, 2), np.uint8))
     assert os.listdir(tmp_path) == []
-
-
-def test_atomic_writing_leaves_the_old_file_when_it_fails(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-
-    def write_half():
-        with write_atomically(path) as stream:
-            stream.write("half of the n")
-            assert path.read_text() == "old"
-            assert list(tmp_path.glob("*.csv")) == [path]
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert os.listdir(tmp_path) == ["table.csv"]
-    assert path.read_text() == "old"
-
-
-def test_atomic_writing_replaces_text_and_bytes_exactly(tmp_path):
-    path = tmp_path / "table.csv"
-    for mode, content in (("w", "Ä\r\nb\n"), ("wb", b"\0\r\n")):
-        with write_atomically(path, mode) as stream:
-            stream.write(content)
-        assert path.read_bytes() == (content.encode() if mode == "w" else content)
-    assert os.listdir(tmp_path) == ["table.csv"]

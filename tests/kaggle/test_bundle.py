@@ -161,7 +161,7 @@ def collect(monkeypatch, tmp_path, available, **kit):
     store = tmp_path / "store"
     store.mkdir()
     made = {name: make_wheel(store, name, **options) for name, options in available.items()}
-    monkeypatch.setattr(bundle, "obtain_wheel", lambda requirement, folder: made[requirement.name])
+    monkeypatch.setattr(wheels, "obtain_wheel", lambda requirement, folder: made[requirement.name])
     found = bundle._collect(wheels.read_wheel(make_wheel(tmp_path, "vesuvius-kit", **kit)), tmp_path, False)
     return [wheel.name for wheel in found]
 
@@ -313,7 +313,7 @@ def test_a_build_that_is_stopped_half_way_is_mended_by_the_next(built, tmp_path,
         return [wheels.read_wheel(shutil.copy(path, scratch)) for path in sorted(built.glob("*.whl"))]
 
     # The wheels are at hand: what is tried here is the order in which they appear.
-    monkeypatch.setattr(bundle, "build_kit_wheel", lambda _checkout, _scratch: next(built.glob("vesuvius_kit-*")))
+    monkeypatch.setattr(wheels, "build_kit_wheel", lambda _checkout, _scratch: next(built.glob("vesuvius_kit-*")))
     monkeypatch.setattr(bundle, "_collect", take_what_is_built)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stop_half_way)

@@ -27,7 +27,7 @@ from vesuvius_kit.kaggle.connection import Connection
 from vesuvius_kit.kaggle.credentials import LARGEST_FILE, Credential, find_credentials
 from vesuvius_kit.kaggle.discretion import Discretion
 from vesuvius_kit.kaggle.errors import KaggleError
-from vesuvius_kit.kaggle.metadata import METADATA_NAME, find_edits, read_json_object, write_kernels
+from vesuvius_kit.kaggle.metadata import METADATA_NAME, find_edits, kernel_metadata, read_json_object, write_kernels
 from vesuvius_kit.kaggle.push import push_notebook
 from vesuvius_kit.kaggle.shipment import prepare_shipment
 from vesuvius_kit.kaggle.uploads import UploadMemory
@@ -385,6 +385,7 @@ RAISERS = {
 def calls_of(client, tmp_path):
     """One call of everything that asks Kaggle."""
     (tmp_path / "x.bin").write_bytes(b"x")
+    (notebook := tmp_path / "x.ipynb").write_text('{"cells": []}')
     kernel, address = f"{USER}/vesuvius-kit-submit", "http://127.0.0.1:9/x?signature=s"
     return {
         "dataset_state": lambda: client.dataset_state(BUNDLE),
@@ -393,7 +394,7 @@ def calls_of(client, tmp_path):
         "create_dataset": lambda: client.create_dataset(BUNDLE, "A title", {"a/b": "token-of-b"}),
         "create_dataset_version": lambda: client.create_dataset_version(BUNDLE, "notes", {"a": "token-of-a"}),
         "kernel": lambda: client.kernel(kernel),
-        "push_kernel": lambda: client.push_kernel(kernel, tmp_path, lambda: False),
+        "push_kernel": lambda: client.push_kernel(kernel_metadata("submit", USER), notebook, lambda: False),
         "kernel_state": lambda: client.kernel_state(kernel, 1),
         "kernel_output": lambda: client.kernel_output(kernel, 1),
         "submit": lambda: client.submit("a-competition", kernel, 1, "submission.zip", "text"),
@@ -430,9 +431,6 @@ def test_no_call_lets_a_secret_out_whatever_is_raised_below(client, monkeypatch,
         raiser(text)
 
     monkeypatch.setattr(requests.Session, "send", send)
-    (tmp_path / METADATA_NAME).write_text(
-        json.dumps({"id": f"{USER}/vesuvius-kit-submit", "title": "Vesuvius kit submit"})
-    )
     calls = calls_of(client, tmp_path)
     for name, call in calls.items():
         with pytest.raises((KaggleError, InputError)) as caught:

@@ -244,10 +244,7 @@ def test_a_large_file_goes_up_in_one_piece_and_progress_counts_to_its_end(server
 # -- credentials and secrets --
 
 
-def test_without_credentials_one_line_says_how_to_get_them(home, slept, capsys, tmp_path, monkeypatch):
-    import kaggle
-
-    monkeypatch.setattr(kaggle.KaggleApi, "config", str(home / "kaggle.json"))
+def test_without_credentials_one_line_says_how_to_get_them(home, slept, capsys, tmp_path):
     assert main(["push", "--folder", str(tmp_path / "work")]) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith(
@@ -858,10 +855,7 @@ def test_a_dry_run_shows_everything_and_changes_nothing(server, command, work, r
     assert f"data set {MODELS}: new version" in out
 
 
-def test_a_dry_run_needs_no_credentials(server, command, monkeypatch, home):
-    import kaggle
-
-    monkeypatch.setattr(kaggle.KaggleApi, "config", str(home / "kaggle.json"))
+def test_a_dry_run_needs_no_credentials(server, command, monkeypatch):
     monkeypatch.delenv("KAGGLE_KEY")
     code, out, _ = command("push", "--dry-run")
     assert code == 0

@@ -1,3 +1,8 @@
+import hashlib
+import json
+import random
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +12,12 @@ from vesuvius_kit.models import create_model
 from vesuvius_kit.models.checkpoint import (
     FILE_NAME,
     find_checkpoints,
+    have_same_weights,
+    inspect_checkpoint,
     link_checkpoint,
     load_checkpoint,
     load_model,
     read_checkpoint_header,
-    read_digest,
-    read_weights_digest,
     restore_optimizer,
     save_checkpoint,
 )
@@ -134,21 +139,76 @@ def test_the_header_is_read_without_the_tensors(tmp_path):
         read_checkpoint_header(foreign)
 
 
-def test_a_digest_is_of_the_file_and_another_of_the_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "its header cannot be read"),
+        (b"\xff" * 100, "a header of 18446744073709551615 bytes"),
+        (b"\x02" + bytes(7) + b"[]", "its header cannot be read"),
+        (b"\x02" + bytes(7) + b"{}" + b"x", "11 bytes where its header says 10"),
+        (b"\x02" + bytes(7) + b"{}", "written by this kit"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_named(tmp_path, content, reason):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    for read in (read_checkpoint_header, inspect_checkpoint):
+        with pytest.raises(InputValueError, match=rf"checkpoint must .*, got .*{FILE_NAME}") as raised:
+            read(tmp_path)
+        assert reason in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_header_with_any_byte_changed_is_read_or_named(tmp_path):
+    path = save_checkpoint(tmp_path, small_model(), {"epoch": 4})
+    whole = path.read_bytes()
+    length = 8 + int.from_bytes(whole[:8], "little")
+    generator = random.Random(0)
+    for _ in range(300):
+        content = bytearray(whole)
+        content[generator.randrange(length)] = generator.randrange(256)
+        path.write_bytes(content)
+        with suppress(InputValueError):
+            read_checkpoint_header(path)
+
+
+def test_metadata_of_another_program_is_named(tmp_path):
+    for metadata in ([], [1], "text", {"record": 1, "state": "{}"}, {"record": "1", "state": "[]"}):
+        header = json.dumps({"__metadata__": metadata}).encode()
+        (tmp_path / FILE_NAME).write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(InputValueError, match=r"checkpoint must (have been|be a complete)"):
+            read_checkpoint_header(tmp_path)
+
+
+def test_a_file_is_inspected_in_one_go(tmp_path):
+    """A18: the digest is of the whole file; of `best` and `last` of one epoch the weights are the same."""
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     train_a_step(model, optimizer)
     best = save_checkpoint(tmp_path / "best", model, {"epoch": 1})
     last = save_checkpoint(tmp_path / "last", model, {"epoch": 1}, optimizer)
     other = save_checkpoint(tmp_path / "other", small_model(), {"epoch": 1})
-    assert len({read_digest(path) for path in (best, last, other)}) == 3
-    assert read_weights_digest(best) == read_weights_digest(last) != read_weights_digest(other)
+    for path in (best, last, other):
+        file = inspect_checkpoint(path.parent)
+        assert file == (path, hashlib.sha256(path.read_bytes()).hexdigest()[:16], read_checkpoint_header(path))
+    assert len({inspect_checkpoint(path).digest for path in (best, last, other)}) == 3
+    assert have_same_weights(best, last)
+    assert not have_same_weights(best, other)
+
+
+def test_weights_of_nan_are_the_same_as_themselves_and_of_another_type_are_not(tmp_path):
+    model = small_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    first = save_checkpoint(tmp_path / "first", model, {})
+    assert have_same_weights(first, save_checkpoint(tmp_path / "copy", model, {"epoch": 1}))
+    assert not have_same_weights(first, save_checkpoint(tmp_path / "half", model.half(), {}))
+    assert not have_same_weights(first, save_checkpoint(tmp_path / "wider", create_model("unet3d", depth=1), {}))
 
 
 def test_weights_that_were_replaced_or_do_not_fit_are_named(tmp_path):
     """A18: the bytes that predict are those of the digest."""
     path = save_checkpoint(tmp_path / "a", small_model(), {})
-    digest = read_digest(path)
+    digest = inspect_checkpoint(path).digest
     load_model(path, digest)
     save_checkpoint(tmp_path / "a", small_model(), {})
     with pytest.raises(InputValueError, match=rf"must not be replaced while it is in use, got .*a/{FILE_NAME}"):

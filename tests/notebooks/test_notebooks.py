@@ -15,12 +15,12 @@ from PIL import Image
 
 from vesuvius_kit import console
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
-from vesuvius_kit.config import PostprocessConfig
-from vesuvius_kit.inference import submission
+from vesuvius_kit.inference.results import note_pipeline
 from vesuvius_kit.inference.submission import validate_submission
 from vesuvius_kit.kaggle import execute, session
 from vesuvius_kit.kaggle.notebooks import build_notebook, write_notebooks
 from vesuvius_kit.kaggle.rehearse import FIGURES, check_saved
+from vesuvius_kit.postprocess.pipeline import choose_pipeline
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NAMES = ("explore", "submit", "train")
@@ -177,7 +177,7 @@ def test_the_submit_notebook_leaves_a_valid_archive_of_the_trained_model(execute
     assert "a small network is trained" not in text
     assert validate_submission(executed / "submission.zip", executed / "phantom" / "test_images") == 1
     settings = json.loads((executed / "submission_masks" / "settings.json").read_text())
-    assert settings["postprocess"] == submission._note_pipeline(PostprocessConfig()), "the default of the kit"
+    assert settings["postprocess"] == note_pipeline(choose_pipeline()), "the default of the kit"
 
 
 def test_the_explore_notebook_counts_what_is_there(executed):

@@ -8,12 +8,13 @@ import torch
 from helpers.competitions import TINY, write_small_competition
 from torch import distributed, nn
 
+import vesuvius_kit.training.epoch as epoch
 import vesuvius_kit.training.loop as loop
 from vesuvius_kit.config import load_config
 from vesuvius_kit.models import SegmentationModel, register_model
 from vesuvius_kit.models.checkpoint import load_checkpoint
 from vesuvius_kit.models.registry import _BUILDERS
-from vesuvius_kit.training.averaging import WeightAverage
+from vesuvius_kit.training.averaging import count_of, make_average, restore_average, tensors_of
 from vesuvius_kit.training.batch_norm import SharedBatchNorm, has_batch_norm, measure_statistics
 from vesuvius_kit.training.loop import train
 
@@ -94,19 +95,27 @@ def test_statistics_are_plain_means_and_leave_all_else_as_it_was():
 
 def test_a_mean_of_weights_gets_statistics_of_its_own():
     """A11: those that were averaged with the weights belong to no network at all."""
-    model, average = make_network(), WeightAverage()
-    average.update(model)
+    model = make_network()
+    average = make_average(model, torch.device("cpu"))
+    average.update_parameters(model)
     other = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(-2)
-    average.update(other)
+    average.update_parameters(other)
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = make_batch()
-    average.renew_statistics(model, [images])
+    measure_statistics(average.module, [images])
     assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
-    with average.applied_to(model):
-        torch.testing.assert_close(model[1].running_mean, model[0](images).mean((0, 2, 3, 4)))
+    mean = average.module
+    torch.testing.assert_close(mean[0].weight, (model[0].weight + other[0].weight) / 2)
+    torch.testing.assert_close(mean[1].running_mean, mean[0](images).mean((0, 2, 3, 4)))
+    again = make_average(make_network(), torch.device("cpu"))
+    restore_average(again, count_of(average), tensors_of(average))
+    assert count_of(again) == 2
+    assert all(torch.equal(tensor, tensors_of(again)[name]) for name, tensor in tensors_of(average).items())
+    restore_average(again, 2, {})
+    assert (count_of(again), tensors_of(again)) == (0, {})
 
 
 class _Normed(SegmentationModel):
@@ -133,9 +142,9 @@ def test_the_end_of_a_run_renews_them_alike_after_every_stop(normed, tmp_path, m
         settings = {"model.name": normed, "model.options": {}, "train.swa_start_epoch": 1, "train.swa_every_epochs": 1}
         return load_config(None, {**TINY, **settings, "data": str(data), "output": str(tmp_path / output)})
 
-    monkeypatch.setattr(loop, "_score_volumes", lambda *_: {"score": 0.5, "surface_dice": 0.5, "volumes": 2})
+    monkeypatch.setattr(loop, "score_volumes", lambda *_: {"score": 0.5, "surface_dice": 0.5, "volumes": 2})
     whole = train(configure("whole"))
-    images = loop._images_of_epoch
+    images = epoch._images
 
     def stop(*given):
         for number, image in enumerate(images(*given)):
@@ -143,10 +152,10 @@ def test_the_end_of_a_run_renews_them_alike_after_every_stop(normed, tmp_path, m
                 raise KeyboardInterrupt
             yield image
 
-    monkeypatch.setattr(loop, "_images_of_epoch", stop)
+    monkeypatch.setattr(epoch, "_images", stop)
     with pytest.raises(KeyboardInterrupt):
         train(configure("run"))
-    monkeypatch.setattr(loop, "_images_of_epoch", images)
+    monkeypatch.setattr(epoch, "_images", images)
     run = train(configure("run"))
     left, right = (load_checkpoint(folder / "fold_0" / "last") for folder in (whole, run))
     for kind in ("weights", "average"):

@@ -96,7 +96,7 @@ def test_no_variable_that_accelerate_knows_reaches_it(monkeypatch):
     assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" in names
     seen = {}
     monkeypatch.setattr(processes, "_check_variable", lambda *_: None)
-    monkeypatch.setattr(processes, "_ask_for_processor", lambda device: device)
+    monkeypatch.setattr(processes, "_ask_for_cpu", lambda device: device)
     accelerator = SimpleNamespace(device=torch.device("cpu"))
     monkeypatch.setattr(processes, "Accelerator", lambda **_: seen.update(os.environ) or accelerator)
     for name in names:

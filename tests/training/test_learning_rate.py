@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from vesuvius_kit.checks import InputError, InputTypeError, InputValueError
 from vesuvius_kit.constants import MAX_FACTOR
 from vesuvius_kit.training.learning_rate import RAISE_SCALES, SCHEDULES, BoundedLR
-from vesuvius_kit.training.legacy import HANDLERS, LegacyHandler, make_lr
 
 BASE = 1e-3
 
@@ -327,82 +326,19 @@ def test_after_forgetting_the_best_any_metric_is_an_improvement():
     assert len(controller.interventions) == 2
 
 
-# --- the handlers of the plateau case, for the study ----------------------------------------------------------------
+def test_a_foreign_state_is_refused():
+    for call in (BoundedLR(BASE).load_state_dict, BoundedLR(BASE).rollback):
+        with pytest.raises(InputValueError, match="keys of state_dict"):
+            call({"best": 1})
 
 
-def run_legacy(handler, metrics, gradient_norm=0.05, **options):
-    rates = [handler.rate]
-    for metric in metrics:
-        handler.see_gradient(gradient_norm)
-        rates.append(handler.step(metric, **options))
-    return rates
-
-
-def test_the_legacy_handler_sets_the_rates_of_the_case():
-    handler = LegacyHandler(BASE, schedule="constant")
-    run_legacy(handler, flat(1 + 19 * 3))
-    multiples = [entry["multiple"] for entry in handler.interventions]
-    assert multiples[:4] == pytest.approx([25.0, 28.75, 32.5, 36.25])
-    assert multiples[14:] == pytest.approx([77.5, 81.25, 85.0, 88.75, 92.5])
-    assert handler.rate == pytest.approx(92.5 * BASE)
-
-
-def test_the_legacy_handler_runs_away_on_the_plateau_case():
-    handler = LegacyHandler(1e-4, schedule="constant", warmup_epochs=5, n_epochs=300)
-    rates = run_legacy(handler, plateau_case())
-    assert len(handler.interventions) == 18
-    assert handler.interventions[0]["epoch"] == 8
-    assert max(rates) > 80e-4
-
-
-def test_the_repaired_handler_compounds():
-    handler = LegacyHandler(BASE, schedule="constant", compounding=True)
-    rates = run_legacy(handler, flat(30))
-    assert rates[-1] == pytest.approx(15.625 * BASE)  # the case's 15.6
-    assert [entry["scale"] for entry in handler.interventions] == pytest.approx([2.5] * 3)
-    run_legacy(handler, [0.5] * 30)
-    assert handler.rate == pytest.approx(15.625**2 * BASE)
-
-
-@pytest.mark.parametrize("norm", [0.1, 3.0, math.nan])
-def test_the_legacy_handler_needs_a_small_gradient(norm):
-    handler = LegacyHandler(BASE, schedule="constant")
-    assert run_legacy(handler, flat(30), norm) == [BASE] * 31
-    assert run(handler, flat(10)) == [BASE] * 11  # none seen
-    run_legacy(handler, flat(1))
-    assert len(handler.interventions) == 1
-
-
-def test_the_legacy_handler_follows_the_schedule_until_its_first_intervention():
-    metrics = [1 - 0.01 * epoch for epoch in range(30)]
-    settings = {"schedule": "cosine", "n_epochs": 30, "warmup_epochs": 3}
-    assert run_legacy(LegacyHandler(BASE, **settings), metrics) == run(BoundedLR(BASE, **settings), metrics)
-
-
-def test_the_legacy_handler_asks_nobody_and_does_not_go_back():
-    handler = LegacyHandler(BASE, schedule="constant")
-    then = handler.state_dict()
-    run_legacy(handler, flat(4), allow_raise=False)
-    assert handler.rate == pytest.approx(25 * BASE)
-    handler.rollback(then)
-    assert handler.rate == pytest.approx(25 * BASE)
-
-
-def test_the_legacy_handler_warns(caplog):
-    LegacyHandler(BASE)
-    assert "For the study alone" in caplog.text
-
-
-@pytest.mark.parametrize("handler", HANDLERS)
-def test_every_handler_is_made_by_name_and_resumes_exactly(handler):
-    whole, resumed = (make_lr(handler, BASE, schedule="cosine", n_epochs=80, mode="max") for _ in range(2))
+def test_a_controller_resumes_exactly():
+    whole, resumed = (BoundedLR(BASE, schedule="cosine", n_epochs=80, mode="max") for _ in range(2))
     for epoch in range(60):
         text = json.dumps(resumed.state_dict(), allow_nan=False)
-        resumed = make_lr(handler, BASE, schedule="cosine", n_epochs=80, mode="max")
+        resumed = BoundedLR(BASE, schedule="cosine", n_epochs=80, mode="max")
         resumed.load_state_dict(json.loads(text))
         for controller in (whole, resumed):
-            if handler != "bounded":
-                controller.see_gradient(0.05 if epoch % 7 else 0.5)
             controller.step(0.3 + (epoch == 20) * 0.1)
         assert whole.rate == resumed.rate
         assert whole.interventions == resumed.interventions
@@ -410,15 +346,18 @@ def test_every_handler_is_made_by_name_and_resumes_exactly(handler):
     assert whole.interventions
 
 
-def test_unknown_handlers_and_foreign_states_are_refused():
-    with pytest.raises(
-        InputValueError, match="handler must be one of bounded, legacy, legacy_compounding, got 'brave'"
-    ):
-        make_lr("brave", BASE)
-    with pytest.raises(InputValueError, match="keys of state_dict"):
-        make_lr("legacy", BASE).load_state_dict(BoundedLR(BASE).state_dict())
-    with pytest.raises(InputValueError, match="keys of state_dict"):
-        BoundedLR(BASE).rollback(make_lr("legacy", BASE).state_dict())
+def test_who_may_forbid_a_raise_is_asked_only_when_one_is_due():
+    asked = []
+
+    def forbid():
+        asked.append(controller.epoch)
+        return False
+
+    controller = BoundedLR(BASE, schedule="constant", patience=3, raise_start_epoch=0)
+    rates = [controller.step(0.5, forbid) for _ in range(6)]
+    assert rates == [BASE] * 6
+    assert asked == [3, 4, 5]
+    assert controller.step(0.5, lambda: True) == 2 * BASE
 
 
 # --- the plateau case -----------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from vesuvius_kit.inference.predict import predict_volume
 from vesuvius_kit.io.volume import write_volume
 from vesuvius_kit.models.checkpoint import load_checkpoint, load_model
 from vesuvius_kit.training.choices import inference_window, make_controller
-from vesuvius_kit.training.loop import TrainingDivergedError, train
-from vesuvius_kit.training.run import RunState
+from vesuvius_kit.training.epoch import TrainingDivergedError
+from vesuvius_kit.training.loop import train
+from vesuvius_kit.training.state import RunState
 
 COLUMNS = (
     "epoch",
@@ -92,18 +93,18 @@ def test_stopped_after_any_epoch_it_ends_as_if_nothing_had_happened(data, tmp_pa
     config = configure(data, tmp_path)
     import vesuvius_kit.training.loop as training
 
-    append = training.append_line
+    append = training.append_record
     for stopped_in in range(3):
         # After the line is logged and before the checkpoint is written: the worst moment.
         def stop(path, line, at=stopped_in):
             append(path, line)
-            if line["epoch"] == at:
+            if line.epoch == at:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(training, "append_line", stop)
+        monkeypatch.setattr(training, "append_record", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    monkeypatch.setattr(training, "append_line", append)
+    monkeypatch.setattr(training, "append_record", append)
     run = train(config)
     assert without_times(read_lines(run)) == without_times(read_lines(whole))
     expected, arrived = (load_checkpoint(folder / "fold_0" / "last").weights for folder in (whole, run))

@@ -1,17 +1,17 @@
 """What the plateau case asks of the loop: both ways out, weights that move, averaging, the mistake repeated on purpose."""
 
 import json
-import logging
 
 import pytest
 import torch
 from helpers.competitions import TINY, write_small_competition
+from torch.optim.swa_utils import AveragedModel
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import load_config
 from vesuvius_kit.models.checkpoint import load_checkpoint
-from vesuvius_kit.training.loop import train
+from vesuvius_kit.training.loop import Hooks, train
 
 # The shipped configurations with a network, patches and epochs that fit a test.
 SMALL = {
@@ -134,17 +134,17 @@ def test_a_schedule_survives_a_stop(data, tmp_path, monkeypatch):
 
     changes = {"loss__schedule": {"variance_weight": [[1, 0.5], [2, 0.1]]}, "train__num_epochs": 4}
     whole = train(configure(data, tmp_path, output=str(tmp_path / "whole"), **changes))
-    append = loop.append_line
+    append = loop.append_record
 
     def stop(path, line):
         append(path, line)
-        if line["epoch"] == 1:
+        if line.epoch == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "append_line", stop)
+    monkeypatch.setattr(loop, "append_record", stop)
     with pytest.raises(KeyboardInterrupt):
         train(configure(data, tmp_path, **changes))
-    monkeypatch.setattr(loop, "append_line", append)
+    monkeypatch.setattr(loop, "append_record", append)
     run = train(configure(data, tmp_path, **changes))
     assert [line["loss_weights"] for line in read_lines(run)] == [line["loss_weights"] for line in read_lines(whole)]
     assert same_weights(run, whole)
@@ -156,16 +156,14 @@ def same_weights(one, two, kind="weights"):
 
 
 def test_averaged_weights_are_the_mean_are_kept_and_are_scored_at_the_end(data, tmp_path, monkeypatch):
-    import vesuvius_kit.training.loop as loop
-
     seen = []
-    update = loop.WeightAverage.update
+    update = AveragedModel.update_parameters
 
     def spy(self, model):
         seen.append({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()})
         update(self, model)
 
-    monkeypatch.setattr(loop.WeightAverage, "update", spy)
+    monkeypatch.setattr(AveragedModel, "update_parameters", spy)
     changes = {
         "train__num_epochs": 6,
         "train__swa_start_epoch": 1,
@@ -196,31 +194,32 @@ def test_averaging_survives_a_stop(data, tmp_path, monkeypatch):
 
     changes = {"train__num_epochs": 5, "train__swa_start_epoch": 1, "train__swa_every_epochs": 1}
     whole = train(configure(data, tmp_path, output=str(tmp_path / "whole"), **changes))
-    append = loop.append_line
+    append = loop.append_record
 
     def stop(path, line):
         append(path, line)
-        if line["epoch"] == 3:
+        if line.epoch == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "append_line", stop)
+    monkeypatch.setattr(loop, "append_record", stop)
     with pytest.raises(KeyboardInterrupt):
         train(configure(data, tmp_path, **changes))
-    monkeypatch.setattr(loop, "append_line", append)
+    monkeypatch.setattr(loop, "append_record", append)
     run = train(configure(data, tmp_path, **changes))
     assert same_weights(run, whole)
     assert same_weights(run, whole, "average")
 
 
-def test_labels_read_wrongly_are_learned_wrongly_and_said_so_loudly(data, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="vesuvius_kit"):
-        right = train(configure(data, tmp_path, train__num_epochs=1))
-        assert not caplog.records
-        wrong = train(
-            configure(data, tmp_path, output=str(tmp_path / "b"), train__num_epochs=1, loss__unlabelled_as_surface=True)
-        )
-    assert "LABEL 2 (NOBODY LOOKED) IS READ AS SURFACE" in caplog.text
+def test_labels_read_otherwise_are_learned_otherwise(data, tmp_path):
+    right = train(configure(data, tmp_path, train__num_epochs=1))
+    hooks = Hooks(label_transform=lambda labels: (labels > 0).to(labels.dtype))
+    wrong = train(configure(data, tmp_path, output=str(tmp_path / "b"), train__num_epochs=1), hooks=hooks)
     (line,) = read_lines(wrong)
-    assert line["events"] == [{"kind": "labels", "reason": "label 2 is read as surface, for the plateau study"}]
     assert line["validation"]["surface_share"] > read_lines(right)[0]["validation"]["surface_share"]
     assert line["train"]["loss"] != read_lines(right)[0]["train"]["loss"]
+
+
+def test_without_a_rate_of_their_own_averaged_epochs_keep_the_schedule(data, tmp_path):
+    changes = {"train__num_epochs": 3, "train__swa_start_epoch": 1, "train__swa_learning_rate": None}
+    run = train(configure(data, tmp_path, **changes, lr__schedule="constant"))
+    assert [line["rate"] for line in read_lines(run)] == [1e-3] * 3

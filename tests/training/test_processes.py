@@ -28,7 +28,7 @@ FORKED = """
 import multiprocessing, sys
 import torch
 from vesuvius_kit.config import load_config
-from vesuvius_kit.training import train
+from vesuvius_kit import train
 torch.set_num_threads(2)
 torch.zeros(10**6).add_(1).sum()
 process = multiprocessing.get_context("fork").Process(target=train, args=(load_config(sys.argv[1]),))

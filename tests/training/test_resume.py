@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.competitions import TINY, write_small_competition
 
-import vesuvius_kit.training.loop as loop
+import vesuvius_kit.training.epoch as epoch_module
 from vesuvius_kit.config import config_to_yaml, load_config
 from vesuvius_kit.data.patches import PatchDataset
 from vesuvius_kit.models.checkpoint import load_checkpoint
@@ -46,7 +46,7 @@ def assert_same_run(one, two):
 
 def stop_at(monkeypatch, *points):
     """Ctrl-C just before each (epoch, step), once."""
-    seed_step, left = loop._seed_step, list(points)
+    seed_step, left = epoch_module._seed_step, list(points)
 
     def seed(number, epoch, step, process):
         if (epoch, step) in left:
@@ -54,7 +54,7 @@ def stop_at(monkeypatch, *points):
             raise KeyboardInterrupt
         seed_step(number, epoch, step, process)
 
-    monkeypatch.setattr(loop, "_seed_step", seed)
+    monkeypatch.setattr(epoch_module, "_seed_step", seed)
     return left
 
 

@@ -9,7 +9,8 @@ from helpers.competitions import TINY, write_small_competition
 import vesuvius_kit.training.loop as loop
 from vesuvius_kit.config import load_config
 from vesuvius_kit.models.checkpoint import load_checkpoint
-from vesuvius_kit.training.loop import train
+from vesuvius_kit.training.learning_rate import BoundedLR
+from vesuvius_kit.training.loop import Hooks, train
 
 
 @pytest.fixture
@@ -23,16 +24,15 @@ def fake_losses(monkeypatch):
 
     def install(losses):
         fold = {}
-        find, validate = loop.make_loss, loop._validate_patches
+        find, validate = loop.make_loss, loop.validate_patches
         monkeypatch.setattr(
             loop, "make_loss", lambda config, epoch, **more: fold.update(epoch=epoch) or find(config, epoch)
         )
 
-        def fake(accelerator, model, config, loader):
-            epoch = fold["epoch"]
-            return {**validate(accelerator, model, config, loader), "loss": losses[epoch]}
+        def fake(*given):
+            return {**validate(*given), "loss": losses[fold["epoch"]]}
 
-        monkeypatch.setattr(loop, "_validate_patches", fake)
+        monkeypatch.setattr(loop, "validate_patches", fake)
 
     return install
 
@@ -80,14 +80,14 @@ def test_a_loss_far_worse_than_the_best_takes_the_run_back(data, tmp_path, fake_
 def test_what_follows_a_rollback_starts_from_the_best_state(data, tmp_path, fake_losses, monkeypatch):
     fake_losses([0.5, 0.4, 0.9, 0.4])
     before = {}
-    train_epoch = loop._train_epoch
+    train_epoch = loop.train_epoch
 
     def spy(run, epoch, *rest):
         before[epoch] = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
         before[epoch, "steps"] = [float(entry["step"]) for entry in run.optimizer.state.values()][:1]
         return train_epoch(run, epoch, *rest)
 
-    monkeypatch.setattr(loop, "_train_epoch", spy)
+    monkeypatch.setattr(loop, "train_epoch", spy)
     train(configure(data, tmp_path, [0] * 4))
     assert all(torch.equal(tensor, before[2][name]) for name, tensor in before[3].items())
     # The optimiser's memory as well: two epochs of two steps, as when epoch 2 began.
@@ -108,7 +108,6 @@ def test_what_follows_a_rollback_starts_from_the_best_state(data, tmp_path, fake
         ([0.4, 0.42, 0.44, 0.45], {"train__rollback_rising_epochs": 2}, {2: 0}),
         ([0.4, 0.8, 0.8, 0.4], {"lr__warmup_epochs": 2}, {2: 0}),
         ([0.4, 0.8, 0.8], {"lr__schedule": "warm_restarts"}, {}),
-        ([0.4, 0.8, 0.8], {"lr__handler": "legacy"}, {}),
         # The last epoch has nothing to go back for.
         ([0.4, 0.8], {}, {}),
     ],
@@ -165,33 +164,47 @@ def test_the_rate_is_raised_where_the_loss_is_no_suspect(data, tmp_path, fake_lo
     losses = [0.4, 0.41, 0.4, 0.4]
     fake_losses(losses)
     asked = []
-    monkeypatch.setattr(loop, "suspect_loss", lambda lines, config: asked.append((lines, config)))
-    lines = read_lines(train(configure(data, tmp_path, losses, **EARLY_RAISES)))
+    hooks = Hooks(hold_raise=lambda records, config: asked.append((records, config)))
+    lines = read_lines(train(configure(data, tmp_path, losses, **EARLY_RAISES), hooks=hooks))
     assert [len(line["interventions"]) for line in lines] == [0, 0, 1, 1]
     assert lines[3]["rate"] == pytest.approx(2e-3)
     # Asked only when a raise is due, with all lines up to and including the epoch that has just run.
-    assert [[line["epoch"] for line in seen] for seen, _ in asked] == [[0, 1, 2], [0, 1, 2, 3]]
-    assert asked[0][1]["loss"]["dice_weight"] == 0.5
+    assert [[record.epoch for record in seen] for seen, _ in asked] == [[0, 1, 2], [0, 1, 2, 3]]
+    assert asked[0][1].loss.dice_weight == 0.5
 
 
 def test_the_rate_stays_where_the_loss_is_the_suspect(data, tmp_path, fake_losses, monkeypatch):
     losses = [0.4, 0.41, 0.4, 0.4]
     fake_losses(losses)
-    monkeypatch.setattr(loop, "suspect_loss", lambda lines, config: "the variance term rewards uncertainty")
-    lines = read_lines(train(configure(data, tmp_path, losses, **EARLY_RAISES)))
+    hooks = Hooks(hold_raise=lambda records, config: "the variance term rewards uncertainty")
+    lines = read_lines(train(configure(data, tmp_path, losses, **EARLY_RAISES), hooks=hooks))
     assert [line["interventions"] for line in lines] == [[]] * 4
     assert {line["rate"] for line in lines} == {1e-3}
     held = {"kind": "raise_held", "reason": "the variance term rewards uncertainty"}
     assert [line["events"] for line in lines] == [[], [], [held], [held]]
 
 
-def test_the_legacy_handler_sees_gradients_and_asks_nobody(data, tmp_path, fake_losses, monkeypatch):
-    losses = [0.4] + [0.5] * 6
-    fake_losses(losses)
-    monkeypatch.setattr(loop, "suspect_loss", lambda lines, config: "never asked")
-    monkeypatch.setattr(loop, "_train_epoch", lambda *_: {"loss": 0.5, "gradient_norm": 0.05, "skipped_steps": 0})
-    lines = read_lines(train(configure(data, tmp_path, losses, lr__handler="legacy")))
-    raised = [entry for line in lines for entry in line["interventions"]]
-    assert raised
-    assert raised[0]["rate_after"] == pytest.approx(25 * 1e-3)
-    assert max(line["rate"] for line in lines) == pytest.approx(max(25e-3, lines[-1]["rate"]))
+def test_a_run_takes_what_its_hooks_bring(data, tmp_path, fake_losses):
+    """Another controller, another reading of labels, and a look at each epoch before its rate is decided."""
+    fake_losses([0.4, 0.5, 0.5])
+
+    class Doubled(BoundedLR):
+        @property
+        def rate(self):
+            return 2 * super().rate
+
+    seen, labels = [], []
+
+    def read(batch):
+        labels.append(set(batch.unique().tolist()))
+        return batch
+
+    hooks = Hooks(
+        on_validated=lambda record: seen.append((record.epoch, record.interventions, record.seconds)),
+        make_controller=lambda config: Doubled(config.train.learning_rate, schedule="constant", n_epochs=3),
+        label_transform=read,
+    )
+    lines = read_lines(train(configure(data, tmp_path, [0] * 3), hooks=hooks))
+    assert [line["rate"] for line in lines] == [2e-3] * 3
+    assert seen == [(0, [], None), (1, [], None), (2, [], None)]
+    assert {1, 2} <= set().union(*labels) <= {0, 1, 2}

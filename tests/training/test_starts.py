@@ -9,11 +9,12 @@ import resource
 import pytest
 from helpers.competitions import TINY, write_small_competition
 
+import vesuvius_kit.training.epoch as epoch_module
 import vesuvius_kit.training.loop as loop
 from vesuvius_kit.checks import InputNotFoundError, InputOSError, InputValueError
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import config_to_yaml, load_config
-from vesuvius_kit.io.record import append_line, drop_lines, read_lines
+from vesuvius_kit.io.record import EpochRecord, append_record, drop_records, read_records
 from vesuvius_kit.models import create_model
 from vesuvius_kit.models.checkpoint import load_checkpoint, read_checkpoint_header, save_checkpoint
 from vesuvius_kit.training.learning_rate import SCHEDULES, BoundedLR
@@ -32,7 +33,7 @@ QUICK = {
 def _quick_scores():
     """Whole volumes are scored in `test_training`; here only whether they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_score_volumes", lambda *_: {"score": 0.5, "surface_dice": 0.5, "volumes": 2})
+        patch.setattr(loop, "score_volumes", lambda *_: {"score": 0.5, "surface_dice": 0.5, "volumes": 2})
         yield
 
 
@@ -183,12 +184,12 @@ def test_what_weights_have_seen_is_carried_along_a_chain_of_runs(data, first, tm
 def test_a_run_that_stops_early_before_it_was_ever_scored_has_a_best(data, tmp_path, monkeypatch):
     """A19."""
     losses = iter([0.5, 0.6, 0.7, 0.8])
-    validate = loop._validate_patches
-    monkeypatch.setattr(loop, "_validate_patches", lambda *given: {**validate(*given), "loss": next(losses)})
+    validate = loop.validate_patches
+    monkeypatch.setattr(loop, "validate_patches", lambda *given: {**validate(*given), "loss": next(losses)})
     run = train(configure(data, tmp_path / "a", train__num_epochs=9, train__score_every_epochs=100,
                           train__early_stopping_patience=2, train__rollback_tolerance=0))  # fmt: skip
-    lines = read_lines(run / "fold_0" / "log.jsonl")
-    assert [line["score"] is not None for line in lines] == [False, False, True]
+    lines = read_records(run / "fold_0" / "log.jsonl")
+    assert [line.score is not None for line in lines] == [False, False, True]
     assert load_state(run / "fold_0" / "best")["run"]["best_epoch"] == 2
 
 
@@ -229,14 +230,14 @@ def test_fresh_and_resume_from_the_same_folder_start_from_what_is_moved_aside(da
     config = configure(data, tmp_path / "b")
     run = train(configure(data, tmp_path / "b", train__num_epochs=1))
     train(config, fresh=True, resume_from=last(run))
-    assert [line["epoch"] for line in read_lines(run / "fold_0" / "log.jsonl")] == [1]
+    assert [line.epoch for line in read_records(run / "fold_0" / "log.jsonl")] == [1]
     assert (run / "before_fresh_1_fold_0" / "last").exists()
 
 
 def test_weights_that_were_averaged_are_not_missed_where_the_checkpoint_has_none(data, tmp_path, monkeypatch):
     """A `best` holds no mean: it used to count as one, and the end of the run found nothing to load."""
     scores = itertools.count(1)
-    monkeypatch.setattr(loop, "_score_volumes", lambda *_: {"score": next(scores) / 100, "surface_dice": 0.5})
+    monkeypatch.setattr(loop, "score_volumes", lambda *_: {"score": next(scores) / 100, "surface_dice": 0.5})
     averaging = {"train__swa_start_epoch": 1, "train__swa_every_epochs": 1, "train__score_every_epochs": 1}
     run = train(configure(data, tmp_path / "a", **averaging))
     longer = configure(data, tmp_path / "b", **{**averaging, "train__num_epochs": 3})
@@ -262,16 +263,16 @@ def test_after_ctrl_c_the_words_are_true(data, tmp_path, monkeypatch, capsys, fr
             raise KeyboardInterrupt
         seed_step(*key)
 
-    monkeypatch.setattr(loop, "_seed_step", stop)
+    monkeypatch.setattr(epoch_module, "_seed_step", stop)
     path = tmp_path / "config.yaml"
     path.write_text(config_to_yaml(configure(data, tmp_path / "run")))
     command = ["train", f"--config={path}", *fresh]
     assert main(command) == 130
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vesuvius-kit: stopped; ")]
     assert (words in line) if saved else ("nothing of this fold is saved yet: the same command starts it again" in line)
-    monkeypatch.setattr(loop, "_seed_step", seed_step)
+    monkeypatch.setattr(epoch_module, "_seed_step", seed_step)
     assert main([word for word in command if word != "--fresh"]) == 0
-    assert len(read_lines(tmp_path / "run" / "fold_0" / "log.jsonl")) == 2
+    assert len(read_records(tmp_path / "run" / "fold_0" / "log.jsonl")) == 2
 
 
 # --- C3: a full disk
@@ -315,7 +316,7 @@ def test_a_full_disk_while_the_log_is_written_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(InputOSError, match=r"cannot write .*log.jsonl: No space left on device"):
-        append_line(tmp_path / "log.jsonl", {"epoch": 0})
+        append_record(tmp_path / "log.jsonl", EpochRecord(0))
 
 
 def test_a_checkpoint_can_be_read_by_those_who_may_read_other_files(tmp_path):
@@ -370,24 +371,24 @@ def test_lines_that_are_no_epoch_are_kept_aside_and_the_run_goes_on(data, tmp_pa
 def test_a_log_keeps_every_epoch_before_the_next_and_loses_only_what_a_kill_cut_off(tmp_path):
     """C10."""
     log = tmp_path / "log.jsonl"
-    assert drop_lines(log, 0) == 0
+    assert drop_records(log, 0) == 0
     for number in range(3):
-        append_line(log, epoch(number))
+        append_record(log, epoch(number))
     whole = log.read_bytes()
     for cut in (b'{"epo', b'{"epoch": 3, "rate": 0.0'):
         log.write_bytes(whole + cut)
-        assert [line["epoch"] for line in read_lines(log)] == [0, 1, 2]
-        assert drop_lines(log, 3) == 0
+        assert [line.epoch for line in read_records(log)] == [0, 1, 2]
+        assert drop_records(log, 3) == 0
         assert log.read_bytes() == whole
     # A last line without its end, as editors leave it, is an epoch all the same; so is one behind a byte order mark.
     log.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n").rstrip())
-    assert drop_lines(log, 3) == 0
-    assert [line["epoch"] for line in read_lines(log)] == [0, 1, 2]
-    assert drop_lines(log, 2) == 0
-    assert [line["epoch"] for line in read_lines(log)] == [0, 1]
+    assert drop_records(log, 3) == 0
+    assert [line.epoch for line in read_records(log)] == [0, 1, 2]
+    assert drop_records(log, 2) == 0
+    assert [line.epoch for line in read_records(log)] == [0, 1]
     # What is put aside later is added.
     for word in (b"one\n", b"two\n"):
         log.write_bytes(log.read_bytes() + word)
-        assert drop_lines(log, 2) == 1
+        assert drop_records(log, 2) == 1
     assert (tmp_path / "log.unreadable").read_bytes() == b"one\ntwo\n"
     assert json.loads(log.read_text().splitlines()[1])["epoch"] == 1

@@ -67,10 +67,10 @@ def test_dilation_equals_distances(shape, radius, spacing, seed):
 def test_bit_helpers():
     for bit in (0, 1, 31, 32, 62, 63):
         word = np.uint64(1) << np.uint64(bit)
-        assert bits._lowest_bit(word) == bit
-        assert bits._lowest_bit(word | np.uint64(1 << 63)) == bit
-    assert bits._bit_count(np.uint64(0)) == 0
-    assert bits._bit_count(~np.uint64(0)) == 64
+        assert bits.lowest_bit(word) == bit
+        assert bits.lowest_bit(word | np.uint64(1 << 63)) == bit
+    assert bits.bit_count(np.uint64(0)) == 0
+    assert bits.bit_count(~np.uint64(0)) == 64
 
 
 def test_bad_input():

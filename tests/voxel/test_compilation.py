@@ -58,7 +58,15 @@ def test_a_damaged_or_unreadable_cache_is_no_error(cache, ending, content):
     for path in cache.rglob(f"*{ending}"):
         size = path.stat().st_size
         path.write_bytes(path.read_bytes()[: size // 2] if content is None else content)
+    # The index alone is asked whether there is code.
+    assert is_compiled(make_kernel()) == (ending == ".nbc")
     assert make_kernel()(2, 3) == 5
+
+
+def test_code_of_another_numba_does_not_count(cache, monkeypatch):
+    make_kernel()(2, 3)
+    monkeypatch.setattr(numba, "__version__", "0.0")
+    assert not is_compiled(make_kernel())
 
 
 def test_a_full_disk_is_no_error(cache, monkeypatch, caplog):

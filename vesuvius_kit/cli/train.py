@@ -2,6 +2,7 @@
 
 import os
 
+import vesuvius_kit
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.config import RunConfig
 from vesuvius_kit.console import show_progress
@@ -19,9 +20,7 @@ def train(config: RunConfig, *, fresh: bool = False, resume_from: str | None = N
     """
     if not config.data:
         raise InputValueError("--data must name the competition folder, got nothing")
-    from vesuvius_kit.training.loop import train as train_folds
-
-    folder = train_folds(config, fresh=fresh, resume_from=resume_from, progress=show_progress)
+    folder = vesuvius_kit.train(config, fresh=fresh, resume_from=resume_from, progress=show_progress)
     # Where several processes train, each of them comes by here.
     if os.environ.get("RANK", "0") == "0":
         print(folder)

@@ -16,6 +16,7 @@ from vesuvius_kit.constants import MAX_FACTOR
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Size = tuple[int, int, int]
 """Edges in voxels, (z, y, x). In a file or on the command line a single edge stands for three."""
+Schedule = Literal["constant", "cosine", "warm_restarts", "polynomial", "plateau"]
 Points = list[tuple[int, float]]
 """(epoch, weight) in rising order."""
 
@@ -173,7 +174,7 @@ def _follow(points: Points, epoch: int, plain: float, kind: str) -> float:
 class ScheduleConfig:
     """How the learning rate moves; see `vesuvius_kit.training.learning_rate.BoundedLR`."""
 
-    schedule: Literal["constant", "cosine", "warm_restarts", "polynomial", "plateau"] = "polynomial"
+    schedule: Schedule = "polynomial"
     """The base schedule."""
     warmup_epochs: int = 2
     """Epochs of linear warm-up."""
@@ -303,8 +304,9 @@ class TrainConfig:
     """From this epoch on, counted from 0, the weights are averaged (stochastic weight averaging); 0 is off."""
     swa_every_epochs: int = 5
     """Every so many epochs the weights go into the mean."""
-    swa_learning_rate: float = 5e-5
-    """The constant rate while weights are averaged; at most ``lr.max_factor`` times the base, and nothing raises it."""
+    swa_learning_rate: float | None = 5e-5
+    """The constant rate while weights are averaged, at most ``lr.max_factor`` times the base; None for the schedule's. Nothing
+    raises it."""
     gradient_diagnostics_every_epochs: int = 5
     """Every so many epochs the gradients of the loss components and the output are looked at on fixed patches, for the
     log and the diagnosis; 0 never. It changes nothing that is computed."""
@@ -335,7 +337,8 @@ class TrainConfig:
             check_integer(f"train.{name}", getattr(self, name), minimum=0)
         check_real("train.rollback_tolerance", self.rollback_tolerance, minimum=0)
         check_integer("train.swa_every_epochs", self.swa_every_epochs, minimum=1)
-        check_real("train.swa_learning_rate", self.swa_learning_rate, above=0)
+        if self.swa_learning_rate is not None:
+            check_real("train.swa_learning_rate", self.swa_learning_rate, above=0)
         if self.budget is not None:
             check_duration("train.budget", self.budget)
         if not self.swa_start_epoch:
@@ -434,12 +437,17 @@ class RunConfig:
         self._check_length()
         self._check_rollbacks()
 
+    @property
+    def fold_list(self) -> list[int]:
+        """The folds as a list."""
+        return [self.folds] if isinstance(self.folds, int) else self.folds
+
     def _check_rates(self) -> None:
         train, lr = self.train, self.lr
         check_real("lr.floor", lr.floor, maximum=train.learning_rate)
         if lr.schedule in ("cosine", "warm_restarts"):
             check_real("lr.eta_min", lr.eta_min, maximum=train.learning_rate)
-        if train.swa_start_epoch:
+        if train.swa_start_epoch and train.swa_learning_rate is not None:
             check_real("train.swa_learning_rate", train.swa_learning_rate, maximum=lr.max_factor * train.learning_rate)
 
     def _check_length(self) -> None:

@@ -10,6 +10,8 @@ every draw, so any patch can be made again from the run's seed, its epoch and it
 """
 
 import os
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 # albumentations would otherwise ask a package registry for updates while it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -17,6 +19,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputTypeError, check_array, check_choice, check_integer, check_same_shape
 
@@ -27,26 +30,14 @@ LEVELS = ("none", "symmetries", "light")
 N_SYMMETRIES = 16
 _FLIP_Z, _FLIP_Y, _FLIP_X, _SWAP_YX = 1, 2, 4, 8
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+_Filter = Callable[[NDArray[np.uint8]], NDArray[Any]]
 
-def apply_symmetry(array, index: int) -> np.ndarray:
-    """Apply one of the 16 symmetries of a square prism that keep z an axis.
 
-    Parameters
-    ----------
-    array : numpy.ndarray
-        Shape (Z, Y, X), any dtype; may be empty.
-    index : int
-        In [0, 16), 0 is the identity. Its bits, from the lowest: flip z, flip y, flip x, and then swap y and x.
+def apply_symmetry(array: NDArray[_Scalar], index: int) -> NDArray[_Scalar]:
+    """Return a view under one of the 16 symmetries of a square prism that keep z an axis; 0 is the identity.
 
-    Returns
-    -------
-    numpy.ndarray
-        A view of shape (Z, Y, X), from index 8 on (Z, X, Y).
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not three axes, or an index out of range.
+    The bits of ``index``, from the lowest: flip z, flip y, flip x, and then swap y and x, which makes (Z, X, Y) of (Z, Y, X).
     """
     check_array("array", array)
     check_integer("index", index, minimum=0, maximum=N_SYMMETRIES - 1)
@@ -59,21 +50,16 @@ class Augmentation:
 
     Parameters
     ----------
-    level : {"none", "symmetries", "light"}
+    level
         "symmetries": one of the 16 that keep z, of which a patch with unequal y and x edges uses the 8 that keep its
         shape. "light": those, then each of the five grey-value changes with its own small probability.
-
-    Raises
-    ------
-    InputValueError
-        Another level.
 
     Notes
     -----
     Black voxels (0) lie outside the scan or in the padding; contrast, brightness, gamma and noise leave them black.
     """
 
-    def __init__(self, level: str = "light"):
+    def __init__(self, level: Literal["none", "symmetries", "light"] = "light") -> None:
         self.level = check_choice("augmentation level", level, LEVELS)
         transforms = [] if level == "none" else [_ScrollSymmetry(p=1.0)]
         if level == "light":
@@ -86,27 +72,12 @@ class Augmentation:
             ]
         self._compose = A.Compose(transforms)
 
-    def __call__(self, image, label, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Augment one patch.
+    def __call__(
+        self, image: NDArray[np.uint8], label: NDArray[_Scalar], seed: int
+    ) -> tuple[NDArray[np.uint8], NDArray[_Scalar]]:
+        """Return augmented copies of a patch (Z, Y, X) and its label, in C order; the same seed gives the same result.
 
-        Parameters
-        ----------
-        image : numpy.ndarray
-            uint8 grey values, shape (Z, Y, X). Not changed in place.
-        label : numpy.ndarray
-            Any dtype, of the same shape; only the symmetry changes it.
-        seed : int
-            Not negative; the same seed gives the same result, whatever was called before.
-
-        Returns
-        -------
-        image, label : numpy.ndarray
-            Copies in C order, of the arguments' dtypes and shape.
-
-        Raises
-        ------
-        InputTypeError, InputValueError
-            Wrong kind, shape, or different shapes.
+        Only the symmetry changes the label.
         """
         check_array("image", image)
         if image.dtype != np.uint8:
@@ -125,34 +96,36 @@ class Augmentation:
         return result["volume"].copy(), result["mask3d"].copy()
 
 
-class _ScrollSymmetry(A.Transform3D):
+class _ScrollSymmetry(A.Transform3D):  # type: ignore[misc] # albumentations has no types
     """One of the symmetries of `apply_symmetry` at random, among those that keep the patch's shape."""
 
-    def get_params_dependent_on_data(self, params, data):
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         _, y, x = data["volume"].shape[:3]
         return {"index": int(self.random_generator.integers(N_SYMMETRIES if y == x else _SWAP_YX))}
 
-    def apply_to_volume(self, volume, index=0, **_params):
+    def apply_to_volume(self, volume: NDArray[np.uint8], index: int = 0, **_params: Any) -> NDArray[np.uint8]:
         return apply_symmetry(volume, index)
 
 
-class _GreyValueTransform(A.Transform3D):
+class _GreyValueTransform(A.Transform3D):  # type: ignore[misc] # albumentations has no types
     """A `Transform3D` that leaves the label as it is."""
 
-    def apply_to_mask3d(self, mask3d, *_args, **_params):
+    def apply_to_mask3d(self, mask3d: NDArray[Any], *_args: Any, **_params: Any) -> NDArray[Any]:
         return mask3d
 
 
 class _BrightnessContrast(_GreyValueTransform):
     """Stretch grey values about the patch's mean by 0.75 to 1.25 and shift them by at most 20."""
 
-    def get_params(self):
+    def get_params(self) -> dict[str, float]:
         return {
             "contrast": self.random_generator.uniform(0.75, 1.25),
             "brightness": self.random_generator.uniform(-20.0, 20.0),
         }
 
-    def apply_to_volume(self, volume, contrast=1.0, brightness=0.0, **_params):
+    def apply_to_volume(
+        self, volume: NDArray[np.uint8], contrast: float = 1.0, brightness: float = 0.0, **_params: Any
+    ) -> NDArray[np.uint8]:
         mean = float(volume.mean())
         return _look_up((np.arange(256) - mean) * contrast + mean + brightness, volume)
 
@@ -160,23 +133,25 @@ class _BrightnessContrast(_GreyValueTransform):
 class _Gamma(_GreyValueTransform):
     """Raise grey values, as shares of 255, to a power of 0.7 to 1.5, drawn evenly on a logarithmic scale."""
 
-    def get_params(self):
+    def get_params(self) -> dict[str, float]:
         return {"gamma": float(np.exp(self.random_generator.uniform(np.log(0.7), np.log(1.5))))}
 
-    def apply_to_volume(self, volume, gamma=1.0, **_params):
+    def apply_to_volume(self, volume: NDArray[np.uint8], gamma: float = 1.0, **_params: Any) -> NDArray[np.uint8]:
         return _look_up(255.0 * (np.arange(256) / 255.0) ** gamma, volume)
 
 
 class _GaussianNoise(_GreyValueTransform):
     """Add independent normal noise of 2 to 12 grey values' standard deviation."""
 
-    def get_params_dependent_on_data(self, params, data):
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         deviation = np.float32(self.random_generator.uniform(2.0, 12.0))
         noise = self.random_generator.standard_normal(data["volume"].shape, dtype=np.float32)
         noise *= deviation
         return {"noise": noise}
 
-    def apply_to_volume(self, volume, noise=0.0, **_params):
+    def apply_to_volume(
+        self, volume: NDArray[np.uint8], noise: NDArray[np.float32] | float = 0.0, **_params: Any
+    ) -> NDArray[np.uint8]:
         noisy = np.add(volume, noise, dtype=np.float32)
         np.clip(np.rint(noisy, out=noisy), 0, 255, out=noisy)
         noisy *= volume > 0
@@ -186,16 +161,16 @@ class _GaussianNoise(_GreyValueTransform):
 class _GaussianBlur(_GreyValueTransform):
     """Blur with a Gaussian of 0.5 to 1 voxels' standard deviation along all three axes."""
 
-    def get_params(self):
+    def get_params(self) -> dict[str, float]:
         return {"sigma": self.random_generator.uniform(0.5, 1.0)}
 
-    def apply_to_volume(self, volume, sigma=0.0, **_params):
+    def apply_to_volume(self, volume: NDArray[np.uint8], sigma: float = 0.0, **_params: Any) -> NDArray[np.uint8]:
         kernel, one = cv2.getGaussianKernel(7, sigma), np.ones(1)
 
-        def blur_yx(plane):
+        def blur_yx(plane: NDArray[np.uint8]) -> NDArray[Any]:
             return cv2.sepFilter2D(plane, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
-        def blur_z(plane):
+        def blur_z(plane: NDArray[np.uint8]) -> NDArray[Any]:
             return cv2.sepFilter2D(plane, -1, one, kernel, borderType=cv2.BORDER_REPLICATE)
 
         return _by_planes(volume, blur_yx, blur_z)
@@ -204,30 +179,30 @@ class _GaussianBlur(_GreyValueTransform):
 class _LowResolution(_GreyValueTransform):
     """Sample down to 0.5 to 1 of the resolution along all axes, and up again linearly."""
 
-    def get_params(self):
+    def get_params(self) -> dict[str, float]:
         return {"scale": self.random_generator.uniform(0.5, 1.0)}
 
-    def apply_to_volume(self, volume, scale=1.0, **_params):
+    def apply_to_volume(self, volume: NDArray[np.uint8], scale: float = 1.0, **_params: Any) -> NDArray[np.uint8]:
         z, y, x = (max(1, round(edge * scale)) for edge in volume.shape)
 
-        def coarsen_yx(plane):
+        def coarsen_yx(plane: NDArray[np.uint8]) -> NDArray[Any]:
             small = cv2.resize(plane, (x, y), interpolation=cv2.INTER_AREA)
             return cv2.resize(small, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
-        def coarsen_z(plane):
+        def coarsen_z(plane: NDArray[np.uint8]) -> NDArray[Any]:
             small = cv2.resize(plane, (plane.shape[1], z), interpolation=cv2.INTER_AREA)
             return cv2.resize(small, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
         return _by_planes(volume, coarsen_yx, coarsen_z)
 
 
-def _look_up(table, volume):
-    table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
-    table[0] = 0
-    return table[volume]
+def _look_up(table: NDArray[np.floating[Any]], volume: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    grey = np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    grey[0] = 0
+    return grey[volume]
 
 
-def _by_planes(volume, change_yx, change_z):
+def _by_planes(volume: NDArray[np.uint8], change_yx: _Filter, change_z: _Filter) -> NDArray[np.uint8]:
     """Make a separable 3-D filter of OpenCV's 2-D ones: first each (y, x) plane, then each (z, x) plane along z."""
     result = np.empty(volume.shape, volume.dtype)
     for z, plane in enumerate(volume):

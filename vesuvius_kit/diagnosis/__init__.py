@@ -1,4 +1,4 @@
-"""Why a run does not learn: what a log shows, in plain words, with the evidence and with what to change, the loss first."""
+"""Why a run does not learn: what a log shows, with the numbers behind it and with what to change, the loss first."""
 
 from vesuvius_kit.diagnosis.finding import Finding
 from vesuvius_kit.diagnosis.readers import find_logs

@@ -1,11 +1,18 @@
 """What to change, as the YAML that `vesuvius-kit train --config` takes: labels before the loss, the loss before the rate."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import yaml
 
 from vesuvius_kit.config import load_config
-from vesuvius_kit.diagnosis.curves import base_rate, setting_of, weights_of
+from vesuvius_kit.constants import MAX_FACTOR
+from vesuvius_kit.diagnosis.curves import Config, Line, base_rate, setting_of, weights_of
+from vesuvius_kit.diagnosis.finding import Finding
+
+Changes = dict[str, dict[str, Any]]
+"""Settings by section, as in a configuration file."""
 
 # What the plateau case was cured with.
 _CURED_LOSS = {
@@ -24,25 +31,13 @@ _LOSS_FIRST = frozenset(
 _KEPT_FIRST = ("dice", "cross_entropy", "focal", "boundary", "cldice", "connectivity", "variance")
 
 
-def advise(findings: list, lines: list[dict], config: dict | None = None) -> dict:
-    """Return the settings to change.
+def advise(findings: Sequence[Finding], lines: Sequence[Line], config: Config | None = None) -> Changes:
+    """Return the settings to change; empty where nothing is to be changed.
 
-    Parameters
-    ----------
-    findings : list of Finding
-        The faults, the most basic first.
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    dict
-        Sections as in a configuration file; empty where nothing is to be changed. Where the labels or the loss are at
-        fault, the rate itself is left alone: one thing at a time, and that one first.
+    The findings come the most basic first. Where the labels or the loss are at fault, the rate itself is left alone: one
+    thing at a time, and that one first.
     """
-    changes = {}
+    changes: Changes = {}
     faults = [finding.fault for finding in findings]
     for finding in findings:
         for section, settings in _CURES[finding.fault](finding, lines, config).items():
@@ -54,36 +49,24 @@ def advise(findings: list, lines: list[dict], config: dict | None = None) -> dic
     return {section: settings for section, settings in changes.items() if settings}
 
 
-def advice_yaml(changes: dict, findings: list) -> str:
-    """Return the changes as a configuration file.
-
-    Parameters
-    ----------
-    changes : dict
-        What `advise` returned.
-    findings : list of Finding
-        The faults, named in the comment.
-
-    Returns
-    -------
-    str
-        YAML; empty where nothing is to be changed.
-    """
+def advice_yaml(changes: Changes, findings: Sequence[Finding]) -> str:
+    """Return the changes as a configuration file that names the faults in a comment; empty where nothing is to be changed."""
     if not changes:
         return ""
     head = f"# Against: {', '.join(finding.fault.replace('_', ' ') for finding in findings)}. Give it to train after your own\n"
     return head + "# settings: a later --config wins.\n" + yaml.safe_dump(changes, sort_keys=False)
 
 
-def _cure_labels(finding, lines, config):
-    return {"loss": {"unlabelled_as_surface": False}}
+def _cure_labels(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
+    # The kit's training never takes label 2 for surface, so no setting is to be changed.
+    return {}
 
 
-def _cure_loss(finding, lines, config):
+def _cure_loss(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
     return {"loss": _CURED_LOSS}
 
 
-def _cure_conflict(finding, lines, config):
+def _cure_conflict(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
     weights = weights_of(lines[-1], config) or {}
     yielding = {max(pair.split(","), key=_rank) for pair in finding.evidence["cosines"]}
     if not set(weights) - yielding:
@@ -91,49 +74,42 @@ def _cure_conflict(finding, lines, config):
     return {"loss": {f"{name}_weight": 0.0 for name in sorted(yielding)}}
 
 
-def _rank(name):
+def _rank(name: str) -> int:
     return _KEPT_FIRST.index(name) if name in _KEPT_FIRST else len(_KEPT_FIRST)
 
 
-def _cure_uniform(finding, lines, config):
+def _cure_uniform(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
     return {"loss": {"dice_weight": 0.5, "cross_entropy_weight": 0.5, "variance_weight": 0.0}}
 
 
-def _cure_zero_batches(finding, lines, config):
-    return {
-        "loss": {"unlabelled_as_surface": False},
-        "patches": {"surface_fraction": 0.5, "max_unlabelled_fraction": 0.9},
-    }
+def _cure_zero_batches(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
+    return {"patches": {"surface_fraction": 0.5, "max_unlabelled_fraction": 0.9}}
 
 
-def _cure_no_learning(finding, lines, config):
-    return {"loss": {"unlabelled_as_surface": False, **_cure_uniform(finding, lines, config)["loss"]}}
+def _cure_runaway(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
+    return {"lr": {"max_factor": MAX_FACTOR}}
 
 
-def _cure_runaway(finding, lines, config):
-    return {"lr": {"handler": "bounded", "max_factor": 5.0}}
-
-
-def _cure_not_finite(finding, lines, config):
+def _cure_not_finite(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
     return {"train": {"learning_rate": _scaled_rate(lines, config, 0.1), "gradient_clip": 1.0, "precision": "fp32"}}
 
 
-def _cure_high_rate(finding, lines, config):
+def _cure_high_rate(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
     return {
         "train": {"learning_rate": _scaled_rate(lines, config, 0.1), "gradient_clip": 1.0},
         "lr": {"warmup_epochs": 5},
     }
 
 
-def _cure_low_rate(finding, lines, config):
+def _cure_low_rate(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
     return {"train": {"learning_rate": _scaled_rate(lines, config, 10.0)}}
 
 
-def _cure_overfitting(finding, lines, config):
+def _cure_overfitting(finding: Finding, lines: Sequence[Line], config: Config | None) -> Changes:
     return {"patches": {"augmentation": "light"}, "train": {"weight_decay": 0.01, "early_stopping_patience": 20}}
 
 
-_CURES = {
+_CURES: dict[str, Callable[[Finding, Sequence[Line], Config | None], Changes]] = {
     "labels": _cure_labels,
     "variance_reward": _cure_loss,
     "conflict": _cure_conflict,
@@ -146,14 +122,14 @@ _CURES = {
     "overfitting": _cure_overfitting,
     "parting": _cure_overfitting,
     "zero_batches": _cure_zero_batches,
-    "chance_level": _cure_no_learning,
-    "no_learning": _cure_no_learning,
+    "chance_level": _cure_uniform,
+    "no_learning": _cure_uniform,
     "standing_score": _cure_uniform,
 }
 
 
-def _scaled_rate(lines, config, factor):
-    """The run's base rate times a factor, in two digits, within what anybody would try; the default's where none is known."""
+def _scaled_rate(lines: Sequence[Line], config: Config | None, factor: float) -> float:
+    """The run's base rate times a factor, in two digits, within what is ever used; of the default where none is known."""
     rate = setting_of(config, "train", "learning_rate") or base_rate(lines, config)
     rate = rate if rate and math.isfinite(rate) else load_config().train.learning_rate
     return float(f"{min(max(rate * factor, 1e-6), 1e-2):.1e}")

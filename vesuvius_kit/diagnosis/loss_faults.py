@@ -1,13 +1,16 @@
 """Faults of the labels, the loss and the output: one function for each, which returns a finding or None.
 
 Every threshold is a named constant with its reason. A false alarm in a healthy run costs more than a miss, so each fault asks
-for several epochs, and for more than one sign where a single sign also occurs in health.
+for several epochs, and for more than one sign where a healthy run shows a single sign too.
 """
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 
 from vesuvius_kit.diagnosis.curves import (
+    Config,
+    Line,
     begins_anew,
     find_plateau,
     floor_of,
@@ -45,30 +48,18 @@ STUCK_GAIN = 0.3
 STUCK_GAIN_UNSEEN = 0.2
 # Learning that ends in the first third of what was run ended too early to be the end of a schedule.
 STUCK_PART = 1 / 3
-# A training loss that fell by a tenth since the best epoch goes on learning, if only by heart.
+# A training loss that fell by a tenth since the best epoch goes on learning, if only by memorising.
 TRAIN_FALL = 0.1
 # Overlap that leaves a third or more to win, so that stillness is not success.
 POOR_DICE = 0.35
-# Two gradients more than 107 degrees apart take from each other; near an optimum all gradients cancel, hence the further signs.
+# Two gradients more than 107 degrees apart oppose each other; near an optimum all gradients cancel, hence the further signs.
 CONFLICT_COSINE = -0.3
 # A pull under a tenth of the other's changes its direction by less than 6 degrees.
 CONFLICT_PULL = 0.1
 
 
-def find_wrong_labels(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """Unlabelled voxels that count as surface.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_wrong_labels(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find unlabelled voxels that count as surface."""
     shares = [value for _, value in series(lines, "validation", "surface_share")]
     asked = bool(setting_of(config, "loss", "unlabelled_as_surface"))
     share = fmean(shares) if shares else math.nan
@@ -78,40 +69,28 @@ def find_wrong_labels(lines: list[dict], config: dict | None = None) -> Finding 
     if told and not asked and not share > MAX_SURFACE_SHARE:
         return Finding(
             "labels",
-            f'The labels are read wrongly: the log says "{told}", where 5 to 20 % surface is usual. Label 2 means that nobody '
-            "looked; counted as surface, it makes a uniform output nearly optimal.",
+            f'The labels are read wrongly: the log says "{told}", where 5 to 20 % surface is usual. Label 2 means '
+            "unlabelled; counted as surface, it makes a uniform output nearly optimal.",
             {"told": told, "usual": [0.05, 0.2], "epochs": span_of(lines)},
         )
     seen = f"{100 * share:.0f} % of the voxels that the loss sees are surface" if shares else "the settings ask for it"
     return Finding(
         "labels",
-        f"The labels are read wrongly: {seen}, where 5 to 20 % is usual. Label 2 means that nobody "
-        "looked; counted as surface, it makes a uniform output nearly optimal.",
+        f"The labels are read wrongly: {seen}, where 5 to 20 % is usual. Label 2 means "
+        "unlabelled; counted as surface, it makes a uniform output nearly optimal.",
         {"surface_share": share, "usual": [0.05, 0.2], "unlabelled_as_surface": asked, "epochs": span_of(lines)},
     )
 
 
-def find_variance_reward(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A loss that is led by the variance term, which rewards uncertainty.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_variance_reward(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a loss that is led by the variance term, which rewards uncertainty."""
     recent = [line for line in lines if series([line], part_of(line), "variance")][-SETTLED_EPOCHS:]
     if not recent:
         return None
     components = mean_components(recent)
     weights = weights_of(recent[-1], config)
     known = weights is not None
-    pulls = {name: value * (weights.get(name, 0.0) if known else 1.0) for name, value in components.items()}
+    pulls = {name: value * (1.0 if weights is None else weights.get(name, 0.0)) for name, value in components.items()}
     share = pulls["variance"] / sum(pulls.values()) if sum(pulls.values()) > 0 else 0.0
     if share < VARIANCE_SHARE or components["variance"] < VARIANCE_LOWEST:
         return None
@@ -145,20 +124,8 @@ def find_variance_reward(lines: list[dict], config: dict | None = None) -> Findi
     return Finding("variance_reward", text, evidence)
 
 
-def find_uniform_output(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """An output that is the same everywhere.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_uniform_output(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find an output that is the same everywhere."""
     recent = [line for line in lines if line["epoch"] >= SETTLED_EPOCH and series([line], "validation", "output_std")]
     recent = recent[-SETTLED_EPOCHS:]
     if len(recent) < SETTLED_EPOCHS:
@@ -183,20 +150,8 @@ def find_uniform_output(lines: list[dict], config: dict | None = None) -> Findin
     )
 
 
-def find_conflict(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """Components whose gradients take from each other while the run stands still.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_conflict(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find components whose gradients oppose each other while the run stands still."""
     plateau = find_plateau(lines)
     dice = series(lines, part_of(lines[-1]), "dice")
     if plateau is None or (dice and dice[-1][1] < POOR_DICE):
@@ -222,26 +177,13 @@ def find_conflict(lines: list[dict], config: dict | None = None) -> Finding | No
     )
 
 
-def find_standstill(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A run that stopped learning early, at a poor loss.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    Finding or None
-    """
-    plateau = find_plateau(lines)
-    if plateau is None:
+def find_standstill(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a run that stopped learning early, at a poor loss."""
+    plateau, floor = find_plateau(lines), floor_of(lines)
+    if plateau is None or floor is None:
         return None
     curve = loss_curve(lines)
-    first, floor = curve[0][0], floor_of(lines)
-    height = 0.0 if floor is None else curve[0][1] - floor
+    first, height = curve[0][0], curve[0][1] - floor
     gain = (curve[0][1] - plateau.best_loss) / height if height else 1.0
     part = (plateau.best_epoch - first) / max(plateau.last_epoch - first, 1)
     enough = (
@@ -275,15 +217,15 @@ def find_standstill(lines: list[dict], config: dict | None = None) -> Finding | 
     return Finding("standstill", text, evidence)
 
 
-def _mean_cosines(lines):
+def _mean_cosines(lines: Sequence[Line]) -> dict[str, float]:
     return {pair: value for pair, value in mean_diagnostics(lines, "cosines").items() if pair.count(",") == 1}
 
 
-def _other(pair, name):
+def _other(pair: str, name: str) -> str:
     return next(part for part in pair.split(",") if part != name)
 
 
-def _train_stands(lines, epoch, floor):
+def _train_stands(lines: Sequence[Line], epoch: int, floor: float) -> bool:
     """Whether the training loss too has stopped to fall; True where it was not logged."""
     curve = series(lines, "train", "loss")
     before = [loss for at, loss in curve if at <= epoch][-SETTLED_EPOCHS:]
@@ -291,7 +233,7 @@ def _train_stands(lines, epoch, floor):
     return not before or not after or fmean(after) - floor > (1 - TRAIN_FALL) * (fmean(before) - floor)
 
 
-def _standing_components(lines, epoch):
+def _standing_components(lines: Sequence[Line], epoch: int) -> dict[str, float]:
     """Components that moved by less than 5 % between the best epoch and the end."""
     then = [line for line in lines if line["epoch"] <= epoch and line.get(part_of(line))][-SETTLED_EPOCHS:]
     now = mean_components(lines[-SETTLED_EPOCHS:])

@@ -1,14 +1,20 @@
 """Faults of the learning rate and of the fit: one function for each, which returns a finding or None.
 
 Every threshold is a named constant with its reason. A false alarm in a healthy run costs more than a miss, so each fault asks
-for several epochs, and for more than one sign where a single sign also occurs in health.
+for several epochs, and for more than one sign where a healthy run shows a single sign too.
 """
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
+from vesuvius_kit.constants import MAX_FACTOR
 from vesuvius_kit.diagnosis.curves import (
+    Config,
+    Curve,
+    Line,
+    Part,
     base_rate,
     begins_anew,
     floor_of,
@@ -22,18 +28,16 @@ from vesuvius_kit.diagnosis.curves import (
     since_new_weights,
 )
 from vesuvius_kit.diagnosis.finding import Finding
-from vesuvius_kit.diagnosis.readers.names import is_split_word, meaning_of, words_of
+from vesuvius_kit.diagnosis.readers.names import heading_split, meaning_of, words_of
 from vesuvius_kit.diagnosis.score_faults import GOOD_OVERLAP, has_gained, overlap_level
 
-# The bounded controller's cap.
-MAX_MULTIPLE = 5.0
 # From one epoch to the next no schedule but a warm restart doubles the rate, and that does not pass the base.
 JUMP = 2.0
 # Fewer epochs show no trend; the last ones are averaged, since one may be an accident.
 MIN_EPOCHS = 6
 LAST_EPOCHS = 3
-# A coin costs this much cross-entropy (nats a voxel); more than it for half of a run is worse than knowing nothing.
-COIN = math.log(2)
+# The cross entropy of a constant 0.5, in nats a voxel; more than it for half of a run is worse than knowing nothing.
+CHANCE_LEVEL = math.log(2)
 # Losses that change by more than a tenth from epoch to epoch are thrown about, not noisy: means over an epoch are smoother.
 THROWN = 0.1
 # The loss of the last epochs over twice the best is an explosion, not over-fitting, when it is the training loss.
@@ -55,7 +59,7 @@ OVERFIT_RISE = 0.15
 OVERFIT_SIZE = 0.05
 OVERFIT_FALL = 0.1
 OVERFIT_EPOCHS = 5
-# A run that is rolled back never gets worse for long: two roll-backs of this kind are no accident.
+# A run that is rolled back never gets worse for long: two rollbacks of this kind are no accident.
 OVERFIT_ROLLBACKS = 2
 # In a long run, in means over several epochs: the validation loss a twentieth over its best, the training loss less than
 # 60 % of what it was then, and what is left to learn on the validation two and a half times what is left in training.
@@ -78,20 +82,8 @@ SETTLING_EPOCHS = 3
 SETTLED_EPOCHS = 10
 
 
-def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A learning rate beyond five times its base.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_runaway(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a learning rate beyond five times its base."""
     base = base_rate(lines, config)
     multiples = []
     for line in lines:
@@ -102,20 +94,20 @@ def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | Non
             multiples.append((line["epoch"], multiple))
     interventions = len(multiples)
     if base and (config or lines[0]["epoch"] <= 1):
-        # A rate that was raised by somebody who wrote no intervention down. A schedule climbs more slowly than this.
+        # A rate that was raised without an intervention in the log. A schedule climbs more slowly than this.
         rates = [(line["epoch"], number_of(line.get("rate"))) for line in since_new_base(lines)]
         jumps = [epoch for (_, before), (epoch, after) in itertools.pairwise(rates) if after > JUMP * before]
         if not config and "loss_weights" not in lines[-1]:
             # In a log of others a jump may be a schedule's: it counts where the loss suffered from it.
             jumps = [epoch for epoch in jumps if _has_suffered(lines, epoch)]
         multiples += [(epoch, rate / base) for epoch, rate in rates if jumps and epoch >= jumps[0]]
-    multiples = [(epoch, multiple) for epoch, multiple in multiples if multiple > MAX_MULTIPLE * (1 + 1e-6)]
+    multiples = [(epoch, multiple) for epoch, multiple in multiples if multiple > MAX_FACTOR * (1 + 1e-6)]
     if not multiples:
         return None
     at_epoch, highest = max(multiples, key=lambda pair: pair[1])
     first = min(epoch for epoch, _ in multiples)
     text = (
-        f"The learning rate ran away: past {MAX_MULTIPLE:g} times its base from epoch {first} on, "
+        f"The learning rate ran away: past {MAX_FACTOR:g} times its base from epoch {first} on, "
         f"{highest:.4g} times at epoch "
         f"{at_epoch}"
     )
@@ -130,7 +122,7 @@ def find_runaway(lines: list[dict], config: dict | None = None) -> Finding | Non
     return Finding("runaway", text, evidence)
 
 
-def _has_suffered(lines, epoch):
+def _has_suffered(lines: Sequence[Line], epoch: int) -> bool:
     """Whether the loss was higher in the epochs after a jump of the rate than before it."""
     curve = loss_curve(lines)
     before = [loss for at, loss in curve if at < epoch][-LAST_EPOCHS:]
@@ -138,31 +130,18 @@ def _has_suffered(lines, epoch):
     return bool(before and after) and fmean(after) > fmean(before)
 
 
-def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A loss that explodes or is thrown about.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_high_rate(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a loss that explodes or is thrown about."""
     lines = since_new_weights(lines)
-    curve = heights(lines, "train")[1:]
-    if len(curve) < MIN_EPOCHS or has_gained(lines):
+    curve, floor = heights(lines, "train")[1:], floor_of(lines)
+    if floor is None or len(curve) < MIN_EPOCHS or has_gained(lines):
         return None
-    floor = floor_of(lines)
     losses = [loss for _, loss in curve]
     changes = [after - before for before, after in itertools.pairwise(losses)]
     scale = max(median(losses), 0.25 * losses[0])
     rising = [epoch for (epoch, _), change in zip(curve[1:], changes, strict=True) if change > RISE * scale]
     entropies = series(lines, "train", "cross_entropy")[1:]
-    blind = [epoch for epoch, value in entropies if value > COIN]
+    blind = [epoch for epoch, value in entropies if value > CHANCE_LEVEL]
     thrown = fmean(abs(change) for change in changes) > THROWN * fmean(losses)
     last = fmean(losses[-LAST_EPOCHS:])
     if last > EXPLODED * min(losses) and last > losses[0]:
@@ -172,8 +151,8 @@ def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | N
         )
     elif thrown and entropies and len(blind) >= len(entropies) / 2:
         text = (
-            f"The loss is thrown about, and in {len(blind)} of {len(entropies)} epochs the output is worse "
-            f"than a coin's."
+            f"The loss is thrown about, and in {len(blind)} of {len(entropies)} epochs the cross entropy is "
+            f"above chance level."
         )
     elif thrown and len(rising) >= RISING_PART * len(changes):
         text = (
@@ -191,28 +170,17 @@ def find_high_rate(lines: list[dict], config: dict | None = None) -> Finding | N
         "last_loss": last + floor,
         "rising_epochs": rising,
         "epochs": [curve[0][0], curve[-1][0]],
-        "epochs_worse_than_a_coin": len(blind),
+        "epochs_above_chance_level": len(blind),
         "rate": number_of(lines[-1].get("rate")),
     }
     return Finding("high_rate", "The rate is too high. " + text, evidence)
 
 
-def find_low_rate(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A loss that falls steadily and hardly at all.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        The run's settings.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_low_rate(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a loss that falls steadily and hardly at all."""
     warmup = number_of(setting_of(config, "lr", "warmup_epochs"))
-    if not begins_anew(lines) or overlap_level(lines) >= GOOD_OVERLAP:
+    floor = floor_of(lines)
+    if floor is None or not begins_anew(lines) or overlap_level(lines) >= GOOD_OVERLAP:
         return None
     for part in ("validation", "train"):
         curve = [(at, loss) for at, loss in heights(lines, part) if at >= (warmup if math.isfinite(warmup) else 2)]
@@ -226,7 +194,6 @@ def find_low_rate(lines: list[dict], config: dict | None = None) -> Finding | No
             break
     else:
         return None
-    floor = floor_of(lines)
     return Finding(
         "low_rate",
         f"The rate is too low: the {'training' if part == 'train' else 'validation'} loss falls in nearly "
@@ -237,7 +204,7 @@ def find_low_rate(lines: list[dict], config: dict | None = None) -> Finding | No
     )  # fmt: skip
 
 
-def _creeps(curve, gain, lines, steady):
+def _creeps(curve: Curve, gain: float, lines: Sequence[Line], steady: float) -> bool:
     """Whether a loss falls in nearly every epoch and has not slowed down, or no more than a rate that was lowered."""
     losses = [loss for _, loss in curve]
     falls = [before - after for before, after in itertools.pairwise(losses)]
@@ -254,23 +221,11 @@ def _creeps(curve, gain, lines, steady):
     return late * sum(used[:middle]) >= SLOW_CURVATURE * early * sum(used[middle:])
 
 
-def find_overfitting(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A validation loss that rises while the training loss goes on falling.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_overfitting(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a validation loss that rises while the training loss goes on falling."""
     lines = since_new_weights(lines)
     validation, training, floor = heights(lines, "validation"), dict(heights(lines, "train")), floor_of(lines)
-    if not validation:
+    if floor is None or not validation:
         return None
     best_epoch, best = min(validation, key=lambda pair: pair[1])
     after = [loss for epoch, loss in validation if epoch > best_epoch]
@@ -303,19 +258,19 @@ def find_overfitting(lines: list[dict], config: dict | None = None) -> Finding |
     )
 
 
-def _has_parted(best, trained_then, last, last_trained, first):
+def _has_parted(best: float, trained_then: float, last: float, last_trained: float, first: float) -> bool:
     """Whether the validation loss is well over its best while the training loss fell on."""
     risen = last >= (1 + OVERFIT_RISE) * best and last >= best + OVERFIT_SIZE * first
     return risen and last_trained <= (1 - OVERFIT_FALL) * trained_then and last > last_trained
 
 
-def _rollbacks(lines):
+def _rollbacks(lines: Sequence[Line]) -> list[int]:
     return [
         line["epoch"] for line in lines if any(event.get("kind") == "rollback" for event in line.get("events") or ())
     ]
 
 
-def _parted_before(epoch, validation, training):
+def _parted_before(epoch: int, validation: Curve, training: Mapping[int, float]) -> bool:
     """Whether training and validation had parted when the run was rolled back after an epoch."""
     before = [(at, loss) for at, loss in validation if at < epoch and at in training]
     losses = dict(validation)
@@ -325,27 +280,15 @@ def _parted_before(epoch, validation, training):
     return _has_parted(best, training[best_epoch], losses[epoch], training[epoch], before[0][1])
 
 
-def find_parting(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A long run whose training loss leaves the validation loss far behind, which has turned and rises slowly.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_parting(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a long run whose training loss leaves the validation loss far behind, which has turned and rises slowly."""
     lines = since_new_weights(lines)
     if not series(lines, "validation", "loss"):
         return _find_parted_scores(lines)
     training, floor = dict(heights(lines, "train")), floor_of(lines)
     both = [(epoch, height, training[epoch]) for epoch, height in heights(lines, "validation") if epoch in training]
     width = max(OVERFIT_EPOCHS, len(both) // 20)
-    if len(both) < PARTED_EPOCHS + width:
+    if floor is None or len(both) < PARTED_EPOCHS + width:
         return None
     smooth = [
         (
@@ -383,7 +326,7 @@ def find_parting(lines: list[dict], config: dict | None = None) -> Finding | Non
     )
 
 
-def _find_parted_scores(lines):
+def _find_parted_scores(lines: Sequence[Line]) -> Finding | None:
     """An overlap that is high in training, much lower in validation, and does not rise there any more."""
     scores = scores_of(lines)
     for name, points in scores.items():
@@ -408,26 +351,14 @@ def _find_parted_scores(lines):
     return None
 
 
-def _measures_in_training(name, other):
+def _measures_in_training(name: str, other: str) -> bool:
     """Whether a score is what another one is, but of the training."""
-    first, second = ([word for word in words_of(each) if not is_split_word(word)] for each in (name, other))
+    first, second = ([word for word in words_of(each) if not heading_split(word)] for each in (name, other))
     return first == second and meaning_of(name).split == "train"
 
 
-def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """Losses that are no numbers, and steps that were skipped for it.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_not_finite(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find losses that are no numbers, and steps that were skipped for it."""
     broken = [] if _settled_at_once(lines) else _broken(lines, "train", "validation")
     skipped = {
         epoch: int(count)
@@ -448,13 +379,13 @@ def find_not_finite(lines: list[dict], config: dict | None = None) -> Finding | 
     return Finding("not_finite", text, {"epochs": broken, "skipped_steps": skipped})
 
 
-def _broken(lines, *parts):
+def _broken(lines: Sequence[Line], *parts: Part) -> list[int]:
     """The epochs in which the loss of one of the parts is no number."""
     told = [(line["epoch"], line.get(part) or {}) for line in lines for part in parts]
     return sorted({epoch for epoch, part in told if "loss" in part and not math.isfinite(number_of(part["loss"]))})
 
 
-def _settled_at_once(lines):
+def _settled_at_once(lines: Sequence[Line]) -> bool:
     """Whether only the first validations were no numbers, as of averaged weights that follow late, and training never broke."""
     broken = _broken(lines, "validation")
     finite = [epoch for epoch, _ in series(lines, "validation", "loss")]
@@ -463,5 +394,5 @@ def _settled_at_once(lines):
     return len(broken) <= SETTLING_EPOCHS and len(finite) >= SETTLED_EPOCHS and broken[-1] < finite[0]
 
 
-def _count(number, noun):
+def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"

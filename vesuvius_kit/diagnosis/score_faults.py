@@ -1,15 +1,28 @@
 """Faults that a score or the losses of single batches show, as logs of others hold them; one function for each.
 
-A false alarm in a healthy run costs more than a miss, so what also occurs in health is left out: a score that is 0 in the first
+A false alarm in a healthy run costs more than a miss, so what healthy runs show too is left out: a score that is 0 in the first
 epochs, one that was only carried forward, a flat loss of a network that had learned before the log begins.
 """
 
 import itertools
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
-from vesuvius_kit.diagnosis.curves import begins_anew, floor_of, heights, number_of, scores_of, series, span_of
+from vesuvius_kit.diagnosis.curves import (
+    Config,
+    Curve,
+    Line,
+    Part,
+    begins_anew,
+    floor_of,
+    heights,
+    number_of,
+    scores_of,
+    series,
+    span_of,
+)
 from vesuvius_kit.diagnosis.finding import Finding
 from vesuvius_kit.diagnosis.readers.names import meaning_of
 
@@ -42,25 +55,18 @@ STILL_UNDER = 0.6
 STILL_LOSS_FALL = 0.02
 
 
-def disguised_losses(lines: list[dict]) -> dict[str, tuple[str, float]]:
+def disguised_losses(lines: Sequence[Line]) -> dict[str, tuple[Part, float]]:
     """Return the scores that move with a loss, so that they are losses themselves.
 
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-
-    Returns
-    -------
-    dict of str to (str, float)
-        Name to the part whose loss it moves with, and the correlation of the changes from epoch to epoch.
+    Each name comes with the part whose loss it moves with, and the correlation of the changes from epoch to epoch.
     """
     found = {}
-    losses = {part: dict(series(lines, part, "loss")) for part in ("train", "validation")}
+    losses: dict[Part, dict[int, float]] = {part: dict(series(lines, part, "loss")) for part in ("train", "validation")}
     for name, points in scores_of(lines).items():
         if not meaning_of(name).overlap and meaning_of(name).kind != "score":
             continue
-        agreements, opposed = {}, False
+        agreements: dict[Part, float] = {}
+        opposed = False
         for part, curve in losses.items():
             pairs = [(value, curve[epoch]) for epoch, value in points if epoch in curve]
             if len(pairs) > RELATED_POINTS:
@@ -70,37 +76,29 @@ def disguised_losses(lines: list[dict]) -> dict[str, tuple[str, float]]:
                     columns = zip(*changes, strict=True)
                     agreements[part] = _correlation(list(zip(*map(_ranks, columns), strict=True)))
                 opposed = opposed or _correlation(pairs) < 0
-        part = max(agreements, key=agreements.get, default=None)
-        if part is not None and agreements[part] >= RELATED and not opposed:
-            found[name] = (part, agreements[part])
+        closest = max(agreements, key=lambda part: agreements[part], default=None)
+        if closest is not None and agreements[closest] >= RELATED and not opposed:
+            found[name] = (closest, agreements[closest])
     return found
 
 
-def _ranks(values):
+def _ranks(values: Sequence[float]) -> list[float]:
     """The place of each value among all; equal ones share theirs."""
     ordered = sorted(values)
     return [(bisect_left(ordered, value) + bisect_right(ordered, value)) / 2 for value in values]
 
 
-def _correlation(pairs):
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
     first, second = fmean(a for a, _ in pairs), fmean(b for _, b in pairs)
     product = sum((a - first) * (b - second) for a, b in pairs)
     squares = sum((a - first) ** 2 for a, _ in pairs) * sum((b - second) ** 2 for _, b in pairs)
     return product / math.sqrt(squares) if squares > 0 else 0.0
 
 
-def overlap_level(lines: list[dict]) -> float:
+def overlap_level(lines: Sequence[Line]) -> float:
     """Return the overlap that a run stands at: of its scores of masks the highest, in the median over the second half.
 
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-
-    Returns
-    -------
-    float
-        NaN where no such score was logged.
+    NaN where no such score was logged.
     """
     levels = [
         median(value for _, value in points[len(points) // 2 :])
@@ -109,18 +107,8 @@ def overlap_level(lines: list[dict]) -> float:
     return max(levels, default=math.nan)
 
 
-def has_gained(lines: list[dict]) -> bool:
-    """Return whether a score of the validation rose over the run, whatever the loss did: a loss may rise by design.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-
-    Returns
-    -------
-    bool
-    """
+def has_gained(lines: Sequence[Line]) -> bool:
+    """Return whether a score of the validation rose over the run, whatever the loss did: a loss may rise by design."""
     for points in _true_scores(lines).values():
         third = max(len(points) // 3, 1)
         first, last = (fmean(value for _, value in part) for part in (points[:third], points[-third:]))
@@ -133,7 +121,7 @@ def has_gained(lines: list[dict]) -> bool:
     return False
 
 
-def _true_scores(lines, overlap=False):
+def _true_scores(lines: Sequence[Line], overlap: bool = False) -> dict[str, Curve]:
     """The scores that are none of a training patch alone, no loss in disguise, and no bound."""
     scores = scores_of(lines)
     if not scores:
@@ -147,20 +135,8 @@ def _true_scores(lines, overlap=False):
     }
 
 
-def find_zero_batches(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """Batches whose loss is exactly 0 beside others that are far from it, or a whole validation of this kind.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_zero_batches(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find batches whose loss is exactly 0 beside others that are far from it, or a whole validation of this kind."""
     losses = [number_of(loss) for line in lines for loss in line.get("batches") or ()]
     losses = [loss for loss in losses if math.isfinite(loss)]
     zeros, others = sum(loss == 0 for loss in losses), [abs(loss) for loss in losses if loss != 0]
@@ -197,20 +173,8 @@ def find_zero_batches(lines: list[dict], config: dict | None = None) -> Finding 
     return None
 
 
-def find_chance_level(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A loss that stays at the cross entropy of knowing nothing.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_chance_level(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a loss that stays at the cross entropy of knowing nothing."""
     curves = [curve for part in ("train", "validation") if (curve := series(lines, part, "loss"))]
     if not curves or not begins_anew(lines) or max(len(curve) for curve in curves) < CHANCE_EPOCHS:
         return None
@@ -231,21 +195,10 @@ def find_chance_level(lines: list[dict], config: dict | None = None) -> Finding 
     return None
 
 
-def find_no_learning(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A run that from its beginning to its end wins hardly anything, in training and in validation.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
-    if floor_of(lines) is None:
+def find_no_learning(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a run that from its beginning to its end wins hardly anything, in training and in validation."""
+    floor = floor_of(lines)
+    if floor is None:
         return _find_constant_loss(lines)
     curves = {part: curve for part in ("train", "validation") if (curve := heights(lines, part))}
     n_epochs = lines[-1]["epoch"] - lines[0]["epoch"]
@@ -272,7 +225,6 @@ def find_no_learning(lines: list[dict], config: dict | None = None) -> Finding |
         allowed = LONG_FLAT_GAIN
     if max(gains.values()) >= allowed or any(falls_steadily(curve) for curve in curves.values()):
         return None
-    floor = floor_of(lines)
     named = {"train": "training loss", "validation": "validation loss"}
     told = " and the ".join(
         f"{named[part]} went from {curve[0][1] + floor:.4f} to {fmean(value for _, value in curve[-3:]) + floor:.4f}"
@@ -295,7 +247,7 @@ def find_no_learning(lines: list[dict], config: dict | None = None) -> Finding |
     return Finding("no_learning", text, evidence)
 
 
-def _find_constant_loss(lines):
+def _find_constant_loss(lines: Sequence[Line]) -> Finding | None:
     """A loss without a known floor that is the same to the last digit from the second epoch on."""
     curves = [curve for part in ("train", "validation") if (curve := series(lines, part, "loss"))]
     if not begins_anew(lines) or overlap_level(lines) >= GOOD_OVERLAP or has_gained(lines):
@@ -312,36 +264,14 @@ def _find_constant_loss(lines):
     return Finding("no_learning", text, {"loss": curves[-1][-1][1], "epochs": span_of(lines)})
 
 
-def falls_steadily(curve: list[tuple[int, float]]) -> bool:
-    """Return whether a curve falls in nearly every epoch: too slow is not the same as not at all.
-
-    Parameters
-    ----------
-    curve : list of (int, float)
-        Epoch and loss.
-
-    Returns
-    -------
-    bool
-    """
+def falls_steadily(curve: Curve) -> bool:
+    """Return whether a curve falls in nearly every epoch: too slow is not the same as not at all."""
     falls = [before - after for (_, before), (_, after) in itertools.pairwise(curve)]
     return len(falls) >= 5 and sum(fall > 0 for fall in falls) >= 0.85 * len(falls)
 
 
-def find_standing_score(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A score that stands at exactly one value while the loss falls: the mask is empty or full.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-    """
+def find_standing_score(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a score that stands at exactly one value while the loss falls: the mask is empty or full."""
     loss = dict(heights(lines, "validation") or heights(lines, "train"))
     found = []
     for name, points in _true_scores(lines).items():
@@ -355,9 +285,9 @@ def find_standing_score(lines: list[dict], config: dict | None = None) -> Findin
         return None
     name, first, last, value, others = max(found, key=lambda entry: entry[2] - entry[1])
     text = f'The score "{name}" stands at exactly {value:.6g} from epoch {first} to {last}'
-    text += (
-        f", while the loss goes from {_near(loss, first, lines):.4f} to {_near(loss, last, lines):.4f}" if loss else ""
-    )
+    floor = floor_of(lines)
+    if loss and floor is not None:
+        text += f", while the loss goes from {_near(loss, first) + floor:.4f} to {_near(loss, last) + floor:.4f}"
     text += f" (elsewhere it is {others:.3g} in the middle)" if math.isfinite(others) else ""
     if " of class " in name:
         text += (
@@ -375,12 +305,11 @@ def find_standing_score(lines: list[dict], config: dict | None = None) -> Findin
     return Finding("standing_score", text, evidence)
 
 
-def _near(loss, epoch, lines):
-    at = min(loss, key=lambda other: abs(other - epoch))
-    return loss[at] + floor_of(lines)
+def _near(loss: Mapping[int, float], epoch: int) -> float:
+    return loss[min(loss, key=lambda other: abs(other - epoch))]
 
 
-def _still_stretch(name, points, loss):
+def _still_stretch(name: str, points: Curve, loss: Mapping[int, float]) -> tuple[int, int, float, float] | None:
     """First and last epoch, value, and the middle of the others, of the stretch that counts; None without one."""
     values = [value for _, value in points]
     stretches, start = [], 0
@@ -416,27 +345,17 @@ def _still_stretch(name, points, loss):
     return None
 
 
-def _fall(loss, first, last):
+def _fall(loss: Mapping[int, float], first: int, last: int) -> float:
     """By what share the loss fell between two epochs."""
     before = [value for epoch, value in loss.items() if epoch <= first][-1:]
     after = [value for epoch, value in loss.items() if epoch <= last][-1:]
     return (before[0] - after[0]) / before[0] if before and after and before[0] > 0 else 0.0
 
 
-def find_disguised_loss(lines: list[dict], config: dict | None = None) -> Finding | None:
-    """A column with the name of a score that is a loss: worth knowing, for whoever reads it as a score misreads the run.
+def find_disguised_loss(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+    """Find a column with the name of a score that is a loss, and misleads whoever reads it as a score.
 
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs as in `log.jsonl`.
-    config : dict, optional
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        Of severity ``note``: nothing is wrong with the run itself.
+    The finding is a note: nothing is wrong with the run itself.
     """
     found = disguised_losses(lines)
     if not found:

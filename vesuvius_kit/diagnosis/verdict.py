@@ -1,17 +1,27 @@
 """From a log to a diagnosis: every fault is looked for, the most basic one gives the verdict."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 from vesuvius_kit.diagnosis import loss_faults, rate_faults, score_faults
 from vesuvius_kit.diagnosis.advice import advice_yaml, advise
-from vesuvius_kit.diagnosis.curves import Plateau, find_plateau, loss_curve
+from vesuvius_kit.diagnosis.curves import Config, Line, Plateau, find_plateau, loss_curve
 from vesuvius_kit.diagnosis.finding import Finding
 from vesuvius_kit.diagnosis.logs import RunLog
 from vesuvius_kit.diagnosis.readers import read_runs
 
+Verdict = Literal[
+    "labels first", "loss first", "does not learn", "not a number", "rate runaway", "rate too high", "score stands still",
+    "rate too low", "over-fitting", "healthy", "too short to judge",
+]  # fmt: skip
+"""What `Diagnosis` says of a run in a few words; ``too short to judge`` where nothing was found in a few epochs."""
+_Find = Callable[[Sequence[Line], Config | None], Finding | None]
+
 # The most basic first: what stands earlier would make a cure of what stands later useless.
-FAULTS = {
+FAULTS: dict[str, tuple[_Find, Verdict]] = {
     "labels": (loss_faults.find_wrong_labels, "labels first"),
     "zero_batches": (score_faults.find_zero_batches, "labels first"),
     "variance_reward": (loss_faults.find_variance_reward, "loss first"),
@@ -29,56 +39,39 @@ FAULTS = {
     "parting": (rate_faults.find_parting, "over-fitting"),
 }
 # Worth knowing, but no fault of the run.
-REMARKS = (score_faults.find_disguised_loss,)
-HEALTHY = "healthy"
-TOO_SHORT = "too short to judge"
+REMARKS: tuple[_Find, ...] = (score_faults.find_disguised_loss,)
+HEALTHY: Verdict = "healthy"
+TOO_SHORT: Verdict = "too short to judge"
 # No trend shows in fewer epochs.
 MIN_EPOCHS = 6
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a run does not learn, or that it does.
+    """Why a run does not learn, or that it does."""
 
-    Parameters
-    ----------
-    verdict : str
-        ``labels first``, ``loss first``, ``does not learn``, ``not a number``, ``rate runaway``, ``rate too high``,
-        ``score stands still``, ``rate too low``, ``over-fitting``, ``healthy``, or ``too short to judge`` where nothing
-        was found in a few epochs.
-    findings : list of Finding
-        What was found, the most basic first.
-    best_epoch : int or None
-        Epoch of the lowest loss; None where no loss was a number.
-    best_loss : float or None
-        That loss, of the validation if it was logged.
-    plateau : Plateau or None
-        The epochs since the last improvement that counts, if they are many.
-    advice : str
-        What to change, as a configuration file; empty for nothing.
-    notes : list of str
-        What was found out in reading the log, and what the training loop did by itself.
-    unread : list of str
-        What could not be read.
-    run : RunLog
-        What was read.
-    remarks : list of Finding
-        What is worth knowing without being wrong with the run.
-    others : list of Diagnosis
-        Of a log with several runs the other ones, in the order of the log; this one is the worst.
-    """
-
-    verdict: str
+    verdict: Verdict
+    """That of the most basic fault."""
     findings: list[Finding]
+    """What was found, the most basic first."""
     best_epoch: int | None
+    """Epoch of the lowest loss; None where no loss was a number."""
     best_loss: float | None
+    """That loss, of the validation if it was logged."""
     plateau: Plateau | None
+    """The epochs since the last improvement that counts, if they are many."""
     advice: str
+    """What to change, as a configuration file; empty for nothing."""
     notes: list[str]
+    """What was found out in reading the log, and what the training loop did by itself."""
     unread: list[str]
+    """What could not be read."""
     run: RunLog = field(repr=False)
+    """What was read."""
     remarks: list[Finding] = field(default_factory=list)
+    """What is worth knowing without being wrong with the run."""
     others: list["Diagnosis"] = field(default_factory=list, repr=False)
+    """Of a log with several runs the other ones, in the order of the log; this one is the worst."""
 
     @property
     def healthy(self) -> bool:
@@ -86,13 +79,7 @@ class Diagnosis:
         return not self.findings
 
     def to_text(self) -> str:
-        """Return the diagnosis in plain words.
-
-        Returns
-        -------
-        str
-            Several lines, without a line ending.
-        """
+        """Return the diagnosis in plain words, in several lines without a line ending at the end."""
         place = f", run {self.run.number} of {self.run.n_runs}" if self.run.n_runs > 1 else ""
         parts = [f"{self.run.source}{place}: {self._span()}", f"Verdict: {self.verdict}"]
         if self.others:
@@ -125,17 +112,12 @@ class Diagnosis:
         parts += [f"Not read: {entry}" for entry in self.unread]
         return "\n".join(parts)
 
-    def _span(self):
+    def _span(self) -> str:
         first, last = self.run.lines[0]["epoch"], self.run.lines[-1]["epoch"]
         return f"epochs {first} to {last}" if len(self.run.lines) > 1 else f"epoch {first}"
 
-    def to_dict(self) -> dict:
-        """Return the diagnosis as plain types that JSON holds; what is not a number is None.
-
-        Returns
-        -------
-        dict
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as plain types that JSON holds; what is not a number is None."""
         plateau = self.plateau and [self.plateau.best_epoch + 1, self.plateau.last_epoch]
         return _plain(
             {
@@ -157,58 +139,70 @@ class Diagnosis:
             }
         )
 
-    def figure(self, path) -> None:
-        """Draw losses, components, rate, interventions and evidence, with the epochs that the findings point at.
+    def figure(self, path: Path | str) -> None:
+        """Draw losses, components, rate, interventions and gradient diagnostics, with the epochs that the findings point at.
 
-        Parameters
-        ----------
-        path : str or Path
-            Where the picture goes; its ending says the kind.
+        The ending of ``path`` says the kind of picture.
         """
         from vesuvius_kit.diagnosis.figure import draw_diagnosis
 
         draw_diagnosis(self, path)
 
 
-def diagnose(run) -> Diagnosis:
+def diagnose(run: Path | str) -> Diagnosis:
     """Say why a run does not learn.
+
+    Of a log with several runs the diagnosis is that of the worst, with the others in it. A folder with several folds is
+    refused: name one of them.
 
     Parameters
     ----------
-    run : str or Path
+    run
         A run's folder, a fold's folder in it, a `log.jsonl`, or a log of another kind; see `vesuvius_kit.diagnosis.readers`.
 
-    Returns
-    -------
-    Diagnosis
-        Of a log with several runs that of the worst, with the others in it.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is no such log.
-    InputValueError
-        A folder with several folds, or a log in which no epoch can be read.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import vesuvius_kit as vk
+    >>> losses = [(0.7 * 0.9**epoch, 0.72 * 0.9**epoch + 0.06 * max(0, epoch - 5)) for epoch in range(20)]
+    >>> lines = [f"Epoch {epoch}: train loss {a:.4f}, val loss {b:.4f}" for epoch, (a, b) in enumerate(losses)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     log = Path(folder) / "train.log"
+    ...     _ = log.write_text("\\n".join(lines) + "\\n")
+    ...     diagnosis = vk.diagnose(log)
+    >>> diagnosis.verdict, diagnosis.best_epoch, diagnosis.best_loss
+    ('over-fitting', 5, 0.4252)
+    >>> print(diagnosis.advice)
+    # Against: overfitting. Give it to train after your own
+    # settings: a later --config wins.
+    patches:
+      augmentation: light
+    train:
+      weight_decay: 0.01
+      early_stopping_patience: 20
+    <BLANKLINE>
     """
     runs = [_judge(read) for read in read_runs(run)]
     worst = min(runs, key=_badness)
     return replace(worst, others=[other for other in runs if other is not worst])
 
 
-def _badness(diagnosis):
+def _badness(diagnosis: Diagnosis) -> tuple[int, bool, int]:
     """The most basic fault comes first, then the longer run; of runs without a fault one that is long enough to judge."""
     ranks = list(FAULTS)
     rank = ranks.index(diagnosis.findings[0].fault) if diagnosis.findings else len(ranks)
     return rank, diagnosis.verdict == TOO_SHORT, -len(diagnosis.run.lines)
 
 
-def _judge(read):
+def _judge(read: RunLog) -> Diagnosis:
     """The diagnosis of one run."""
     findings = [found for find, _ in FAULTS.values() if (found := find(read.lines, read.config)) is not None]
     findings = _without_consequences(findings)
     remarks = [found for find in REMARKS if (found := find(read.lines, read.config)) is not None]
     curve = loss_curve(read.lines)
-    best = min(curve, key=lambda pair: pair[1]) if curve else (None, None)
+    best: tuple[int, float] | tuple[None, None] = min(curve, key=lambda pair: pair[1]) if curve else (None, None)
+    verdict: Verdict
     if findings:
         verdict = FAULTS[findings[0].fault][1]
     else:
@@ -231,24 +225,13 @@ def _judge(read):
 _NOT_THE_RATE = ("labels", "variance_reward", "conflict", "uniform_output", "overfitting")
 
 
-def suspect_loss(lines: list[dict], config: dict | None = None) -> str | None:
-    """Return why the loss, and not the learning rate, is the suspect where a run does not improve.
+def suspect_loss(lines: Sequence[Line], config: Config | None = None) -> str | None:
+    """Return why the loss, and not the learning rate, is the suspect where a run does not improve, in plain words.
 
     The training loop asks before a rate is raised. Wrongly read labels, a loss led by the variance term, components in
     conflict, a uniform output and over-fitting count: a higher rate cures none of them. A standstill alone does not, since
-    that is what raises are for. It costs well under a millisecond for a hundred epochs.
-
-    Parameters
-    ----------
-    lines : list of dict
-        Epochs so far, as in `log.jsonl`.
-    config : dict, optional
-        The run's settings as plain dicts, for what the lines do not hold.
-
-    Returns
-    -------
-    str or None
-        The reason in plain words; None where nothing speaks against the loss.
+    that is what raises are for. The settings tell what the lines do not hold. It costs well under a millisecond for a hundred
+    epochs.
     """
     for fault in _NOT_THE_RATE if lines else ():
         finding = FAULTS[fault][0](lines, config)
@@ -283,13 +266,13 @@ _CONSEQUENCES = {
 }
 
 
-def _without_consequences(findings):
+def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:
     found = {finding.fault for finding in findings}
     explained = {consequence for fault in found for consequence in _CONSEQUENCES.get(fault, ())}
     return [finding for finding in findings if finding.fault not in explained]
 
 
-def _retell_events(lines):
+def _retell_events(lines: Sequence[Line]) -> list[str]:
     """What the training loop did about it."""
     notes = []
     for kind, text in (("rollback", "rolled back to the best"), ("raise_held", "a raise of the rate was held back")):
@@ -305,7 +288,7 @@ def _retell_events(lines):
     return notes
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """A copy in which JSON keeps everything: string keys, no NaN."""
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}

@@ -2,13 +2,15 @@
 
 import math
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_file, make_scratch_folder, name_os_errors
+from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.io.listing import copy_member, list_members, list_volumes, open_archive
-from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype, write_atomically
+from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype
 
 # A fixed date, the earliest of the format: the archive of the same masks is the same to the byte.
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -16,25 +18,18 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 _MASK_BYTES_PER_VOXEL, _MASK_BYTES = 8, 2**20
 
 
-def list_images(folder) -> dict[str, Path]:
-    """Return the TIFF volumes of a folder by id, after checking every header.
+def list_images(folder: Path | str) -> dict[str, Path]:
+    """Return the TIFF volumes of a folder by id, sorted, after checking every header.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Holds ``{id}.tif`` or ``{id}.tiff``; see `vesuvius_kit.io.listing`.
+    They are ``{id}.tif`` or ``{id}.tiff``. None at all, two of one id, or one that is no 3-D volume is an error.
 
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Sorted by id.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such folder.
-    InputValueError
-        No TIFF in it, two of one id, or one that is not a readable 3-D volume.
+    Examples
+    --------
+    >>> import tempfile, numpy as np, vesuvius_kit as vk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vk.write_volume(f"{folder}/7.tif", np.zeros((4, 5, 6), np.uint8))
+    ...     {id_: path.name for id_, path in vk.list_images(folder).items()}
+    {'7': '7.tif'}
     """
     paths = list_volumes("images", folder)
     if not paths:
@@ -44,20 +39,26 @@ def list_images(folder) -> dict[str, Path]:
     return paths
 
 
-def pack_submission(zip_path, masks) -> None:
+def pack_submission(zip_path: Path | str, masks: Iterable[tuple[str, Path]]) -> None:
     """Pack mask files into an archive, whole or not at all; the same masks give the same bytes.
 
     Parameters
     ----------
-    zip_path : str or Path
-        The archive; replaced in one move.
-    masks : iterable of (str, pathlib.Path)
+    zip_path
+        Replaced in one move.
+    masks
         Name in the archive without ``.tif``, and the file; a generator may make each file as late as it is asked for.
 
-    Raises
-    ------
-    InputNotFoundError
-        The folder of the archive does not exist.
+    Examples
+    --------
+    >>> import tempfile, numpy as np, vesuvius_kit as vk
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mask = Path(folder, "mask.tif")
+    ...     vk.write_volume(mask, np.zeros((4, 5, 6), np.uint8))
+    ...     vk.pack_submission(f"{folder}/submission.zip", [("7", mask)])
+    ...     mask.rename(Path(folder, "7.tif")).name, vk.validate_submission(f"{folder}/submission.zip", folder)
+    ('7.tif', 1)
     """
     with write_atomically(zip_path, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, path in masks:
@@ -69,34 +70,31 @@ def pack_submission(zip_path, masks) -> None:
             archive.writestr(entry, content)
 
 
-def validate_submission(zip_path, images_folder) -> int:
+def validate_submission(zip_path: Path | str, images_folder: Path | str) -> int:
     """Check that an archive is what the competition accepts and return the number of its masks.
 
     One ``{id}.tif`` for each test image and nothing else, uint8 with values 0 and 1 only, of exactly the image's shape. What
     macOS adds to an archive (``__MACOSX``, hidden files) does not count.
 
-    Parameters
-    ----------
-    zip_path : str or Path
-        The archive.
-    images_folder : str or Path
-        Folder of the test images, as `list_images` takes it.
-
-    Returns
-    -------
-    int
-        Number of masks.
-
     Raises
     ------
-    InputNotFoundError
-        No such archive or folder.
     InputValueError
         The archive is not acceptable; the message names each problem.
+
+    Examples
+    --------
+    >>> import tempfile, zipfile, numpy as np, vesuvius_kit as vk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vk.write_volume(f"{folder}/7.tif", np.zeros((4, 5, 6), np.uint8))
+    ...     with zipfile.ZipFile(f"{folder}/submission.zip", "w") as archive:
+    ...         archive.write(f"{folder}/7.tif", "7.tif")
+    ...     vk.validate_submission(f"{folder}/submission.zip", folder)
+    1
     """
     zip_path = check_file("submission", zip_path)
     expected = list_images(images_folder)
-    problems, found = [], {}
+    problems: list[str] = []
+    found: dict[str, zipfile.ZipInfo] = {}
     with open_archive("submission", zip_path) as archive:
         for id_, place, member in list_members(archive):
             name = f"{id_}.tif"
@@ -117,7 +115,7 @@ def validate_submission(zip_path, images_folder) -> int:
     return len(expected)
 
 
-def _check_mask(name, archive, member, image_path):
+def _check_mask(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, image_path: Path) -> list[str]:
     """The problems of one mask in the archive, as a list of lines."""
     shape, _ = volume_shape_and_dtype(image_path)
     with make_scratch_folder() as scratch:
@@ -134,6 +132,6 @@ def _check_mask(name, archive, member, image_path):
         problems.append(f"{name} must be uint8, is {dtype}")
     if found_shape != shape:
         problems.append(f"{name} must have the image's shape {shape}, has {found_shape}")
-    elif not (mask.min() >= 0 and mask.max() <= 1):
+    elif mask is not None and not (mask.min() >= 0 and mask.max() <= 1):
         problems.append(f"{name} must hold 0 and 1 only, holds {mask.min()} to {mask.max()}")
     return problems

@@ -6,36 +6,28 @@ without a second volume of weights and without a division at the end.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_integer, check_real
-
-DEFAULT_OVERLAP = 0.5
-DEFAULT_SIGMA = 0.125
+from vesuvius_kit.config import PredictConfig
 
 
-def window_starts(length, window, overlap=DEFAULT_OVERLAP) -> list[int]:
+def window_starts(length: int, window: int, overlap: float = PredictConfig.overlap) -> list[int]:
     """Return the first voxel of each window along one axis, evenly spread so that the last one ends at the border.
+
+    They ascend from 0 to ``length - window``.
 
     Parameters
     ----------
-    length : int
+    length
         Voxels along the axis, at least ``window`` (pad a smaller volume first).
-    window : int
+    window
         Voxels of a window along the axis.
-    overlap : float
+    overlap
         Smallest share of a window that the next one covers again, in [0, 1).
-
-    Returns
-    -------
-    list of int
-        Ascending, the first is 0 and the last ``length - window``.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        An argument of the wrong kind or out of range.
     """
     window = check_integer("window", window, minimum=1)
     length = check_integer("length", length, minimum=window)
@@ -48,33 +40,11 @@ def window_starts(length, window, overlap=DEFAULT_OVERLAP) -> list[int]:
     return [round(index * (length - window) / (count - 1)) for index in range(count)]
 
 
-def blend_profiles(length, window, starts, sigma=DEFAULT_SIGMA) -> np.ndarray:
-    """Return the blend weight of each window along one axis; at every voxel the weights of all windows sum to 1.
+def blend_profiles(length: int, window: int, starts: Sequence[int], sigma: float = 0.125) -> NDArray[np.float32]:
+    """Return the blend weights along one axis, (len(starts), window); at every voxel those of all windows sum to 1.
 
-    Parameters
-    ----------
-    length : int
-        Voxels along the axis.
-    window : int
-        Voxels of a window along the axis.
-    starts : sequence of int
-        First voxel of each window, as `window_starts` gives them; together they must cover the axis.
-    sigma : float
-        Standard deviation of the Gaussian profile in window lengths.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of shape (len(starts), window).
-
-    Raises
-    ------
-    InputValueError
-        ``sigma`` is not positive, or the windows leave a voxel uncovered.
-
-    Notes
-    -----
-    Gaussian importance weighting follows Isensee et al., "nnU-Net", Nature Methods 2021, section "Inference".
+    The Gaussian profile, its standard deviation ``sigma`` in window lengths, is that of Isensee et al., "nnU-Net", Nature
+    Methods 2021, section "Inference". The windows, first voxels as `window_starts` gives them, must cover the axis.
     """
     sigma = check_real("sigma", sigma, above=0.0)
     offset = (np.arange(window) - (window - 1) / 2.0) / (sigma * window)

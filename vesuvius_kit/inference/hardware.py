@@ -1,20 +1,17 @@
-"""How many processor cores this process may use, asked of the system: affinity, and the share that a container was given."""
+"""How many CPU cores this process may use, asked of the system: affinity, and the share that a container was given."""
 
 import math
 import os
 from pathlib import Path
 
-# Where the kernel tells a process of its share of processor time: control groups version 2, and version 1.
+# Where the kernel tells a process of its share of CPU time: control groups version 2, and version 1.
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def count_cores() -> int:
-    """Return the number of processor cores this process may keep busy, at least 1.
+    """Return the number of CPU cores this process may keep busy, at least 1.
 
-    Returns
-    -------
-    int
-        Those it may run on, or fewer where a container's limit (``docker run --cpus 2``) gives it less time than these.
+    Those it may run on, or fewer where a container's limit (``docker run --cpus 2``) gives it less time than these.
     """
     try:
         allowed = len(os.sched_getaffinity(0))
@@ -25,10 +22,10 @@ def count_cores() -> int:
 
 
 def _container_share() -> float:
-    """Processor time a second that the control group grants; infinite without a limit."""
+    """CPU time a second that the control group grants; infinite without a limit."""
     try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
+        share, span = (_CGROUP / "cpu.max").read_text().split()
+        return math.inf if share == "max" else int(share) / int(span)
     except (OSError, ValueError):
         pass
     try:

@@ -1,22 +1,24 @@
 """Which floating-point type a device is fastest in: a CPU by timing one small step in each, a GPU by its capability.
 
-What a processor has instructions for is not to be had from torch, and a type without them is emulated: bfloat16 then takes
+What a CPU has instructions for is not to be had from torch, and a type without them is emulated: bfloat16 then takes
 three to seventy times as long as float32. So `auto` is measured once a run, by the main process, and handed to the others.
 """
 
 import math
 import time
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from vesuvius_kit.checks import check_choice
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Name = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Name, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Edges of the trial's input in voxels, smallest first: a type that is emulated is found out before it costs a second.
 _EDGES = (8, 16, 24)
@@ -34,47 +36,29 @@ _FIRST_TIME = 0.1
 
 @dataclass(frozen=True)
 class Precision:
-    """The type that a run computes in, and why.
+    """The type that a run computes in, and why."""
 
-    Parameters
-    ----------
-    name : {"fp32", "bf16", "fp16"}
-        The type.
-    source : {"given", "measured", "capability", "resumed"}
-        Asked for by name, found by timing, known from what a GPU has units for, or kept from the run that goes on.
-    device : str
-        Kind of the device, such as ``cpu``.
-    seconds : dict of str to float or None
-        Of one trial step in each type that was tried; None: abandoned after three times float32's. Empty where nothing was
-        timed.
-    """
-
-    name: Literal["fp32", "bf16", "fp16"]
+    name: Name
+    """The type."""
     source: Literal["given", "measured", "capability", "resumed"]
+    """Asked for by name, found by timing, known from what a GPU has units for, or kept from the run that goes on."""
     device: str
-    seconds: dict[str, float | None] = field(default_factory=dict)
+    """Kind of the device, such as ``cpu``."""
+    seconds: dict[Name, float | None] = field(default_factory=dict)
+    """Of one trial step in each type that was tried; None: abandoned after three times float32's. Empty where nothing was
+    timed."""
 
     @classmethod
-    def resumed(cls, noted: dict) -> "Precision":
-        """Return the choice that a run's record holds, for the run that goes on.
-
-        Parameters
-        ----------
-        noted : dict
-            As `to_dict` returned it.
-
-        Returns
-        -------
-        Precision
-        """
-        return cls(**noted | {"source": "resumed"})
+    def resumed(cls, noted: Mapping[str, Any]) -> "Precision":
+        """Return the choice that a run's record holds, as `to_dict` returned it, for the run that goes on."""
+        return cls(**{**noted, "source": "resumed"})
 
     @property
     def dtype(self) -> torch.dtype:
         """The type itself."""
         return DTYPES[self.name]
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Return what is kept in a run's record, as JSON holds it."""
         return asdict(self)
 
@@ -87,27 +71,10 @@ class Precision:
         return f"{self.name} on {self.device}, {self.source}" + (f" (one small step: {timed})" if timed else "")
 
 
-def choose_precision(precision: str, device: torch.device, *, training: bool = False) -> Precision:
+def choose_precision(precision: Literal["auto"] | Name, device: torch.device, *, training: bool = False) -> Precision:
     """Return the precision meant by a name; ``auto`` times a small step on a CPU and asks a GPU what it has units for.
 
-    Parameters
-    ----------
-    precision : str
-        ``auto``, ``fp32``, ``bf16`` or ``fp16``. Any but ``auto`` is taken as it is, without a trial.
-    device : torch.device
-        Where the run will compute.
-    training : bool
-        Time a forward and a backward pass, else a forward pass alone.
-
-    Returns
-    -------
-    Precision
-        A tie goes to float32. The trials take well under a second.
-
-    Raises
-    ------
-    InputValueError
-        An unknown name.
+    The trials, of a forward pass or for ``training`` a backward pass too, take well under a second. A tie goes to float32.
     """
     check_choice("precision", precision, ["auto", *DTYPES])
     if precision != "auto":
@@ -118,25 +85,13 @@ def choose_precision(precision: str, device: torch.device, *, training: bool = F
     return Precision(name, "measured", device.type, seconds)
 
 
-def autocast(device: torch.device, dtype: torch.dtype):
-    """Return the autocast context for a type; float32 means none.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the forward pass runs.
-    dtype : torch.dtype
-        float32, bfloat16 or float16.
-
-    Returns
-    -------
-    context manager
-    """
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Return the autocast context for a type; float32 means none."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 @cache
-def _measure(training):
+def _measure(training: bool) -> tuple[Name, dict[Name, float | None]]:
     """The faster type of this CPU, and the seconds of a step in each."""
     single, half = math.nan, None
     started = time.monotonic()
@@ -145,7 +100,8 @@ def _measure(training):
         network = _make_network()
         for edge in _EDGES:
             image = torch.randn(_BATCH, 1, edge, edge, edge)
-            single = _time_step(network, image, torch.float32, training, math.inf)
+            whole = _time_step(network, image, torch.float32, training, math.inf)
+            single = math.inf if whole is None else whole
             half = _time_step(network, image, torch.bfloat16, training, _ABANDONED * single)
             if half is None or time.monotonic() - started > _LONGEST_TRIALS:
                 break
@@ -153,7 +109,7 @@ def _measure(training):
     return "bf16" if gains else "fp32", {"fp32": single, "bf16": half}
 
 
-def _of_gpu(device):
+def _of_gpu(device: torch.device) -> Name:
     """The half type that a GPU has units for. So small a step as a CPU can be tried with tells of its launches alone there."""
     if device.type != "cuda":
         return "fp32"
@@ -162,10 +118,10 @@ def _of_gpu(device):
     return "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
 
 
-def _make_network():
+def _make_network() -> nn.Sequential:
     """Two levels of what every network of the kit is made of, wide enough that multiplying is most of the work."""
 
-    def block(before, after, stride=1):
+    def block(before: int, after: int, stride: int = 1) -> Iterator[nn.Module]:
         yield nn.Conv3d(before, after, 3, stride=stride, padding=1, bias=False)
         yield nn.InstanceNorm3d(after, affine=True)
         yield nn.LeakyReLU(0.01)
@@ -174,7 +130,7 @@ def _make_network():
 
 
 @contextmanager
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     """A trial runs on one thread, whose own time other programs on the machine do not lengthen."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -184,7 +140,9 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _time_step(network, image, dtype, training, limit) -> float | None:
+def _time_step(
+    network: Iterable[nn.Module], image: torch.Tensor, dtype: torch.dtype, training: bool, limit: float
+) -> float | None:
     """The seconds of a step, the shortest of some after a first that is not counted; None if it took longer than the limit.
 
     The clock is also read between the layers, so that even the first trial of an emulated type ends early.
@@ -201,7 +159,7 @@ def _time_step(network, image, dtype, training, limit) -> float | None:
                     if time.thread_time() - started > limit + (_FIRST_TIME if repeat == 0 else 0):
                         return None
             if training:
-                output.float().square().mean().backward()
+                torch.autograd.backward(output.float().square().mean())
             seconds = time.thread_time() - started
             if repeat:
                 shortest = min(shortest, seconds)

@@ -2,10 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import (
     InputTypeError,
@@ -15,8 +18,9 @@ from vesuvius_kit.checks import (
     check_integer,
     check_size,
 )
-from vesuvius_kit.console import no_progress
-from vesuvius_kit.inference.grid import DEFAULT_OVERLAP, blend_profiles, window_starts
+from vesuvius_kit.config import PredictConfig
+from vesuvius_kit.console import Progress, no_progress
+from vesuvius_kit.inference.grid import blend_profiles, window_starts
 from vesuvius_kit.inference.precision import autocast, choose_precision
 from vesuvius_kit.models import Normalisation
 from vesuvius_kit.models.normalisation import grey_statistics
@@ -28,16 +32,32 @@ Z, Y, X = -3, -2, -1
 # Probabilities are averaged in units of this part.
 _FIXED_POINT = np.float64(2**40)
 
-# Each view is (how to turn the volume, how to turn the prediction back).
-_IDENTITY = (lambda x: x, lambda x: x)
+
+class Model(Protocol):
+    """What predicts: any torch module, or another callable."""
+
+    def __call__(self, image: torch.Tensor, /) -> torch.Tensor:
+        """Return finite logits, of a floating type, of the shape of ``image``: float32 (B, 1, Z, Y, X)."""
 
 
-def _flip(*axes):
-    return (lambda x: x.flip(axes), lambda x: x.flip(axes))
+class Transform(NamedTuple):
+    """One transform of test-time augmentation."""
+
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    """Turns the volume."""
+    back: Callable[[torch.Tensor], torch.Tensor]
+    """Turns the prediction back."""
 
 
-def _quarter_turns(count):
-    return (lambda x: torch.rot90(x, count, (Y, X)), lambda x: torch.rot90(x, -count, (Y, X)))
+_IDENTITY = Transform(lambda x: x, lambda x: x)
+
+
+def _flip(*axes: int) -> Transform:
+    return Transform(lambda x: x.flip(axes), lambda x: x.flip(axes))
+
+
+def _quarter_turns(count: int) -> Transform:
+    return Transform(lambda x: torch.rot90(x, count, (Y, X)), lambda x: torch.rot90(x, -count, (Y, X)))
 
 
 TTA_TRANSFORMS = {
@@ -55,23 +75,11 @@ class NotFiniteError(InputValueError):
     """A network answered with NaN or infinity: spoilt weights, or numbers too large for half precision."""
 
 
-def choose_device(device: str = "auto") -> torch.device:
-    """Return the torch device meant by a name.
+def choose_device(device: str = PredictConfig.device) -> torch.device:
+    """Return the torch device meant by a name, which must be one of this machine.
 
-    Parameters
-    ----------
-    device : str
-        ``auto`` is the first GPU, or the processor where there is none; ``cpu``; ``cuda`` or ``xpu``, with a number or
-        without. Apple's ``mps`` is not supported: it lacks float64 and some 3-D layers of the networks.
-
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    InputValueError
-        Not a device of this machine.
+    ``auto`` is the first GPU, or the CPU where there is none. Else it is ``cpu``, or ``cuda`` or ``xpu`` with a number or
+    without. Apple's ``mps`` is not supported: it lacks float64 and some 3-D layers of the networks.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -89,64 +97,70 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def predict_volume(
-    model,
-    volume,
+    model: Model,
+    volume: NDArray[Any],
     *,
-    window,
-    overlap=DEFAULT_OVERLAP,
-    batch_size=1,
-    tta="none",
-    device="auto",
-    dtype=None,
-    normalisation=None,
-    deadline=None,
-    name="model",
-    progress=no_progress,
-) -> np.ndarray:
-    """Return the surface probability of every voxel, predicted window by window and blended.
+    window: int | Sequence[int],
+    overlap: float = PredictConfig.overlap,
+    batch_size: int = PredictConfig.batch_size,
+    tta: Literal["none", "mirror", "seven"] = PredictConfig.tta,
+    device: torch.device | str = PredictConfig.device,
+    dtype: torch.dtype | None = None,
+    normalisation: Normalisation | str | dict[str, Any] | None = None,
+    deadline: float | None = None,
+    name: str = "model",
+    progress: Progress = no_progress,
+) -> NDArray[np.float32]:
+    """Return the surface probability of every voxel, in [0, 1], predicted window by window and blended.
 
     Parameters
     ----------
-    model : torch.nn.Module or callable
-        Takes float32 (B, 1, Z, Y, X) and returns logits of the same shape, finite and of a floating type. A module is moved to
-        ``device`` and is in evaluation mode during the call, as it was afterwards; another callable is called as it is.
-    volume : numpy.ndarray
+    model
+        A module is moved to ``device`` and is in evaluation mode during the call, as it was afterwards; another callable is
+        called as it is.
+    volume
         (Z, Y, X), any numeric type, any size; smaller than the window is padded with grey 0.
-    window : int or tuple of int
+    window
         Window edges in voxels, (z, y, x), multiples of ``model.size_divisor`` where the model has one.
-    overlap : float
+    overlap
         Smallest share of a window that the next one covers again, in [0, 1).
-    batch_size : int
+    batch_size
         Windows in one forward pass.
-    tta : str
-        Test-time augmentation, one of ``TTA_TRANSFORMS``; the probabilities of the views are averaged.
-    device : str or torch.device
-        ``auto`` is the first GPU, or the processor.
-    dtype : torch.dtype, optional
+    tta
+        Test-time augmentation, one of ``TTA_TRANSFORMS``; the probabilities are averaged.
+    device
+        ``auto`` is the first GPU, or the CPU.
+    dtype
         Autocast type; by default the fastest of the device, as `choose_precision` measures it. When the answer in float16 is
         not finite, the volume is predicted once more in float32, with a warning.
-    normalisation : Normalisation, str or dict, optional
+    normalisation
         How the model wants its grey values; by default as its ``record`` says, or, without a record, as they are.
-    deadline : float, optional
+    deadline
         A reading of `time.monotonic` after which no window is started.
-    name : str
+    name
         What messages call the model.
-    progress : callable
-        Wraps the batches of windows, in tqdm's calling form.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of the volume's shape, in [0, 1].
 
     Raises
     ------
-    InputTypeError, InputValueError
-        An argument of the wrong kind or out of range, an empty volume, a model that returns something else.
     NotFiniteError
         The model answered with NaN or infinity, in float32 too.
     OutOfTimeError
         The deadline passed.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, vesuvius_kit as vk
+    >>> model = vk.create_model("unet3d", initial_filters=2, depth=1)
+    >>> volume = np.arange(4096, dtype=np.uint16).reshape(16, 16, 16)
+    >>> probability = vk.predict_volume(model, volume, window=16, device="cpu", dtype=torch.float32)
+    >>> probability.shape, probability.dtype.name
+    ((16, 16, 16), 'float32')
+
+    Any callable from a batch of windows to logits is a model:
+
+    >>> halves = vk.predict_volume(lambda image: image * 0.0, volume, window=16, device="cpu", dtype=torch.float32)
+    >>> round(float(halves.max()), 3)
+    0.5
     """
     if not callable(model):
         raise InputTypeError(f"model must be a torch module or a callable, got {type(model).__name__}")
@@ -165,47 +179,61 @@ def predict_volume(
     device = choose_device(device) if isinstance(device, str) else device
     dtype = choose_precision("auto", device).dtype if dtype is None else dtype
     normalisation = _normalisation_of(model) if normalisation is None else Normalisation.of(normalisation)
-    settings = (window, overlap, batch_size, TTA_TRANSFORMS[tta], device, normalisation, deadline, progress)
+    plan = _Plan(window, overlap, batch_size, TTA_TRANSFORMS[tta], device, normalisation, deadline, progress)
     try:
-        return _predict_once(model, volume, dtype, *settings)
+        return _predict_once(model, volume, dtype, plan)
     except NotFiniteError as error:
         if dtype != torch.float16:
             raise NotFiniteError(f"{name} {error}") from error
         logger.warning("%s %s: the volume is predicted once more, in float32", name, error)
     try:
-        return _predict_once(model, volume, torch.float32, *settings)
+        return _predict_once(model, volume, torch.float32, plan)
     except NotFiniteError as error:
         raise NotFiniteError(f"{name} {error} as well as in float16") from error
 
 
-def _predict_once(model, volume, dtype, window, overlap, batch_size, views, device, normalisation, deadline, progress):
-    """As `predict_volume` with checked arguments, in one type."""
+class _Plan(NamedTuple):
+    """Checked arguments of `predict_volume`."""
+
+    window: tuple[int, int, int]
+    overlap: float
+    batch_size: int
+    transforms: Sequence[Transform]
+    device: torch.device
+    normalisation: Normalisation | None
+    deadline: float | None
+    progress: Progress
+
+
+def _predict_once(model: Model, volume: NDArray[Any], dtype: torch.dtype, plan: _Plan) -> NDArray[np.float32]:
+    """As `predict_volume`, in one type."""
+    window, device = plan.window, plan.device
     statistics = grey_statistics(volume)
     # Beyond the scan is black, as in training patches; the statistics are those of the volume alone.
     missing = [(0, max(0, edge - length)) for edge, length in zip(window, volume.shape)]
     padded = np.pad(volume, missing) if any(after for _, after in missing) else volume
-    normalised = padded if normalisation is None else normalisation.apply(padded, *statistics)
+    normalised = padded if plan.normalisation is None else plan.normalisation.apply(padded, *statistics)
     image = torch.from_numpy(np.ascontiguousarray(normalised, dtype=np.float32)).to(device)
 
     probability = torch.zeros_like(image)
-    starts = [window_starts(length, edge, overlap) for length, edge in zip(image.shape, window)]
+    starts = [window_starts(length, edge, plan.overlap) for length, edge in zip(image.shape, window)]
     profiles = [
-        torch.from_numpy(blend_profiles(length, edge, first, sigma=0.125)).to(device)
+        torch.from_numpy(blend_profiles(length, edge, first)).to(device)
         for length, edge, first in zip(image.shape, window, starts)
     ]
     places = [(k, j, i) for k in range(len(starts[0])) for j in range(len(starts[1])) for i in range(len(starts[2]))]
-    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
-    at_once = [batch_size]
+    batches = [places[first : first + plan.batch_size] for first in range(0, len(places), plan.batch_size)]
+    forward = _Forward(model, plan.transforms, plan.batch_size)
     # 0 until a logit is not finite. Read when the volume is done, so that a GPU need not be waited for window by window.
     strange = torch.zeros((), device=device)
     with _evaluating(model, device), torch.inference_mode(), autocast(device, dtype):
-        for number, batch in enumerate(progress(batches, desc="windows", total=len(batches))):
-            if deadline is not None and time.monotonic() > deadline:
+        for number, batch in enumerate(plan.progress(batches, desc="windows", total=len(batches))):
+            if plan.deadline is not None and time.monotonic() > plan.deadline:
                 raise OutOfTimeError(f"the deadline passed inside a volume of shape {volume.shape}")
             corners = [(starts[0][k], starts[1][j], starts[2][i]) for k, j, i in batch]
             blocks = [tuple(slice(at, at + edge) for at, edge in zip(corner, window)) for corner in corners]
             patches = torch.stack([image[block] for block in blocks])[:, None]
-            predicted, ends = _predict_parts(model, patches, views, at_once)
+            predicted, ends = forward(patches)
             # 0 times a number is 0, and 0 times infinity is NaN.
             strange += (ends * 0.0).sum()
             if number == 0:
@@ -219,21 +247,21 @@ def _predict_once(model, volume, dtype, window, overlap, batch_size, views, devi
     return probability[:depth, :height, :width].clamp_(0.0, 1.0).cpu().numpy()
 
 
-def _unwrap(model):
+def _unwrap(model: Model) -> Model:
     """The module that says how it wants its input, behind what shares it out to devices."""
     while isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
         model = model.module
     return model
 
 
-def _normalisation_of(model):
+def _normalisation_of(model: Model) -> Normalisation | None:
     """How a model wants its grey values, as far as it says so."""
     normalisation = getattr(getattr(_unwrap(model), "record", None), "normalisation", None)
     return normalisation if isinstance(normalisation, Normalisation) else None
 
 
 @contextmanager
-def _evaluating(model, device):
+def _evaluating(model: Model, device: torch.device) -> Iterator[None]:
     """A module on the device and in evaluation mode, part by part as it was afterwards; another callable as it is."""
     if not isinstance(model, torch.nn.Module):
         yield
@@ -248,40 +276,48 @@ def _evaluating(model, device):
             part.training = True
 
 
-def _predict_parts(model, patches, views, at_once):
-    """As `_predict_views`, in as many parts as the memory of a GPU asks for; ``at_once`` remembers their size."""
-    parts = []
-    while len(patches):
-        try:
-            parts.append(_predict_views(model, patches[: at_once[0]], views))
-            patches = patches[at_once[0] :]
-            continue
-        except torch.cuda.OutOfMemoryError as error:
-            if at_once[0] == 1:
-                edges = "x".join(map(str, patches.shape[2:]))
-                raise InputValueError(f"window must fit the memory of {patches.device}, got {edges}") from error
-        # Only here has the exception let go of what the forward pass held.
-        at_once[0] = (min(at_once[0], len(patches)) + 1) // 2
-        torch.cuda.empty_cache()
-        logger.warning(
-            "the memory of %s is too small for so many windows: %d at once from here on", patches.device, at_once[0]
-        )
-    predicted, ends = zip(*parts)
-    return torch.cat(predicted), torch.cat(ends)
+class _Forward:
+    """A model's forward pass, over every transform and in as many parts as the memory of a GPU asks for."""
+
+    def __init__(self, model: Model, transforms: Sequence[Transform], batch_size: int) -> None:
+        self._model, self._transforms = model, transforms
+        # Windows; fewer once so many did not fit.
+        self._at_once = batch_size
+
+    def __call__(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean probability, float32, of a batch (B, 1, Z, Y, X), and the least and greatest logits met."""
+        parts = []
+        while len(patches):
+            try:
+                parts.append(self._predict(patches[: self._at_once]))
+                patches = patches[self._at_once :]
+                continue
+            except torch.cuda.OutOfMemoryError as error:
+                if self._at_once == 1:
+                    edges = "x".join(map(str, patches.shape[2:]))
+                    raise InputValueError(f"window must fit the memory of {patches.device}, got {edges}") from error
+            # Only here has the exception let go of what the forward pass held.
+            self._at_once = (min(self._at_once, len(patches)) + 1) // 2
+            torch.cuda.empty_cache()
+            logger.warning(
+                "the memory of %s is too small for so many windows: %d at once from here on",
+                patches.device,
+                self._at_once,
+            )
+        predicted, ends = zip(*parts)
+        return torch.cat(predicted), torch.cat(ends)
+
+    def _predict(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, ends = torch.zeros((), device=patches.device), list[torch.Tensor]()
+        for transform in self._transforms:
+            turned = transform.forward(patches)
+            logits = _check_logits(self._model(turned), turned).to(patches.device, torch.float32)
+            ends += torch.aminmax(logits)
+            total = total + transform.back(logits.sigmoid())
+        return total / len(self._transforms), torch.stack(ends)
 
 
-def _predict_views(model, patches, views):
-    """Mean probability over the views, float32, of a batch (B, 1, Z, Y, X), and the least and greatest logit of each view."""
-    total, ends = 0.0, []
-    for turn, turn_back in views:
-        turned = turn(patches)
-        logits = _check_logits(model(turned), turned).to(patches.device, torch.float32)
-        ends += torch.aminmax(logits)
-        total = total + turn_back(logits.sigmoid())
-    return total / len(views), torch.stack(ends)
-
-
-def _check_logits(output, patches):
+def _check_logits(output: object, patches: torch.Tensor) -> torch.Tensor:
     """What a model returned, if it is logits for every voxel."""
     if isinstance(output, torch.Tensor) and output.shape == patches.shape and output.is_floating_point():
         return output
@@ -289,7 +325,7 @@ def _check_logits(output, patches):
     raise InputValueError(f"model must return {wanted}, got {_describe(output)}")
 
 
-def _describe(output):
+def _describe(output: object) -> str:
     if isinstance(output, torch.Tensor):
         return f"a tensor of shape {tuple(output.shape)} and type {str(output.dtype).removeprefix('torch.')}"
     if isinstance(output, np.ndarray):
@@ -302,39 +338,32 @@ def _describe(output):
     return f"an object of type {type(output).__name__}"
 
 
-def _check_finite(strange, dtype):
+def _check_finite(strange: torch.Tensor, dtype: torch.dtype) -> None:
     if torch.isfinite(strange):
         return
     raise NotFiniteError(f"must return finite logits, got NaN or infinity in {str(dtype).removeprefix('torch.')}")
 
 
-def predict_ensemble(models, volume, *, windows=None, names=None, **settings) -> np.ndarray:
+def predict_ensemble(
+    models: Sequence[Model],
+    volume: NDArray[Any],
+    *,
+    windows: Sequence[int | Sequence[int]] | None = None,
+    names: Sequence[str] | None = None,
+    **settings: Any,
+) -> NDArray[np.float32]:
     """Return the mean probability of several models, whatever their order; one model costs no second volume.
+
+    Each normalises as its own record says.
 
     Parameters
     ----------
-    models : sequence of torch.nn.Module or callable
-        At least one; each normalises as its own record says.
-    volume : numpy.ndarray
-        (Z, Y, X), any numeric type.
-    windows : sequence, optional
+    windows
         The window of each model; by default all have the ``window`` of ``settings``.
-    names : sequence of str, optional
+    names
         What messages call each model.
     **settings
         Of `predict_volume`.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of the volume's shape, in [0, 1].
-
-    Raises
-    ------
-    InputValueError
-        No model, or what `predict_volume` raises.
-    NotFiniteError
-        The answer of a model is not finite; the message names it.
     """
     if not models:
         raise InputValueError("models must hold at least one model, got none")
@@ -345,13 +374,11 @@ def predict_ensemble(models, volume, *, windows=None, names=None, **settings) ->
         raise InputValueError(
             f"windows and names must be {len(models)}, as the models, got {len(windows)} and {len(names)}"
         )
-    total = None
+    if len(models) == 1:
+        return predict_volume(models[0], volume, window=windows[0], name=names[0], **settings)
+    total = np.zeros(check_array("volume", volume).shape, np.int64)
     for model, window, name in zip(models, windows, names):
         probability = predict_volume(model, volume, window=window, name=name, **settings)
-        if len(models) == 1:
-            return probability
-        if total is None:
-            total = np.zeros(volume.shape, np.int64)
         for plane, more in zip(total, probability):
             # A sum of whole numbers does not depend on their order.
             plane += np.rint(more * _FIXED_POINT).astype(np.int64)

@@ -11,18 +11,30 @@ import os
 import signal
 import traceback
 from collections import deque
-from multiprocessing.connection import wait
+from collections.abc import Callable, Generator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
 
 from vesuvius_kit.checks import InputError, InputValueError, check_integer
 
 logger = logging.getLogger(__name__)
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 class WorkerError(RuntimeError):
     """A process failed, or all of them were killed; the message is one line."""
 
 
-def run_in_processes(jobs, tasks, *, threads=1, seconds_for=None, seconds_left=None):
+def run_in_processes(
+    jobs: Sequence[Callable[[_Task, float | None], _Result]],
+    tasks: Sequence[_Task],
+    *,
+    threads: int = 1,
+    seconds_for: Callable[[_Task], float | None] | None = None,
+    seconds_left: Callable[[], float | None] | None = None,
+) -> Generator[tuple[_Task, _Result], None, None]:
     """Yield (task, result) in the order in which processes finish the tasks.
 
     A process that is killed leaves its task to the others, at the end of the list, where a task that kills whoever takes it
@@ -31,29 +43,24 @@ def run_in_processes(jobs, tasks, *, threads=1, seconds_for=None, seconds_left=N
 
     Parameters
     ----------
-    jobs : sequence of callable
+    jobs
         One for each process, picklable: ``job(task, seconds)`` returns a picklable result; ``seconds`` is what ``seconds_for``
         said. No more processes are started than there are tasks.
-    tasks : sequence
+    tasks
         Picklable; empty gives nothing.
-    threads : int
+    threads
         Threads of numerical libraries in each process.
-    seconds_for : callable, optional
+    seconds_for
         ``seconds_for(task)`` is asked when a task is about to be handed out: how long the job may work on it, or None for no
         limit. At 0 or less it is not handed out, and neither are those after it.
-    seconds_left : callable, optional
+    seconds_left
         ``seconds_left()`` is asked while waiting: after how many seconds the call ends, whatever the processes are at; None
         for never.
-
-    Yields
-    ------
-    tuple
-        The task and what the job returned for it.
 
     Raises
     ------
     InputError
-        No job, or a job raised one.
+        A job raised one.
     WorkerError
         A job raised something else, or every process was killed.
     """
@@ -61,7 +68,7 @@ def run_in_processes(jobs, tasks, *, threads=1, seconds_for=None, seconds_left=N
     if not jobs:
         raise InputValueError("jobs must hold at least one job, got none")
     waiting = deque(tasks)
-    crew = []
+    crew: list[_Worker[_Task, _Result]] = []
     try:
         for number, job in enumerate(jobs[: len(waiting)]):
             crew.append(_Worker(number, job, threads))
@@ -74,7 +81,7 @@ def run_in_processes(jobs, tasks, *, threads=1, seconds_for=None, seconds_left=N
                         waiting.clear()
                     else:
                         worker.hand(waiting.popleft(), seconds)
-            if not waiting and not any(worker.has_task for worker in crew):
+            if not waiting and not any(worker.held for worker in crew):
                 return
             timeout = None if seconds_left is None else seconds_left()
             if timeout is not None and timeout <= 0:
@@ -85,8 +92,7 @@ def run_in_processes(jobs, tasks, *, threads=1, seconds_for=None, seconds_left=N
                     kind, content = worker.connection.recv()
                 except (EOFError, OSError):
                     crew.remove(worker)
-                    if worker.has_task:
-                        waiting.append(worker.task)
+                    waiting.extend(worker.held)
                     worker.report_death()
                     if not crew and waiting:
                         if not spare_jobs:
@@ -98,22 +104,22 @@ def run_in_processes(jobs, tasks, *, threads=1, seconds_for=None, seconds_left=N
                     continue
                 if kind == "failed":
                     raise _as_exception(worker, content)
-                task = worker.finish()
-                if kind == "done":
+                # A process that says that it is ready held none.
+                for task in worker.finish():
                     yield task, content
     finally:
         for worker in crew:
             worker.stop()
 
 
-class _Worker:
+class _Worker(Generic[_Task, _Result]):
     """The parent's side of one process."""
 
-    def __init__(self, number, job, threads):
+    def __init__(self, number: int, job: Callable[[_Task, float | None], _Result], threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.number = number
-        self.task = None
-        self.has_task = False
+        # The task that the process works on; none while it starts and while it is idle.
+        self.held: list[_Task] = []
         # Idle from the message that it has imported what the job needs.
         self.is_idle = self._was_ready = False
         self.connection, theirs = context.Pipe()
@@ -128,20 +134,23 @@ class _Worker:
             self.stop()
             raise
 
-    def hand(self, task, seconds):
-        self.task, self.has_task, self.is_idle = task, True, False
+    def hand(self, task: _Task, seconds: float | None) -> None:
+        """Give the process its next task."""
+        self.held, self.is_idle = [task], False
         self._send((task, seconds))
 
-    def finish(self):
-        task, self.task, self.has_task, self.is_idle = self.task, None, False, True
+    def finish(self) -> list[_Task]:
+        """Take back what the process held: it is idle."""
+        held, self.held, self.is_idle = self.held, [], True
         self._was_ready = True
-        return task
+        return held
 
-    def report_death(self):
-        at = f" at {self.task}, which another takes" if self.has_task else ""
+    def report_death(self) -> None:
+        """Log that the process was killed, and at what."""
+        at = f" at {self.held[0]}, which another takes" if self.held else ""
         logger.warning("process %d was killed%s (%s)", self.number, at, self.end())
 
-    def end(self):
+    def end(self) -> str:
         """How the process ended, in words."""
         self._process.join()
         code = self._process.exitcode
@@ -150,14 +159,15 @@ class _Worker:
         if code == 1 and not self._was_ready:
             # A spawned process imports the script that started it, which then calls this again.
             return 'exit code 1 at its start: a script must make this call under if __name__ == "__main__"'
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
-    def stop(self):
+    def stop(self) -> None:
+        """End the process, whatever it is at."""
         self._process.kill()
         self._process.join()
         self.connection.close()
 
-    def _send(self, message):
+    def _send(self, message: object) -> None:
         try:
             self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
@@ -165,7 +175,7 @@ class _Worker:
             logger.debug("process %d was gone before it could be given anything", self.number)
 
 
-def _work(connection, threads):
+def _work(connection: Connection, threads: int) -> None:
     """What a process does: one task after the other, until the parent closes the pipe or is gone."""
     # Ctrl-C reaches the whole group of processes; the parent decides what becomes of its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -184,15 +194,15 @@ def _work(connection, threads):
         connection.send(("failed", (isinstance(error, InputError), _one_line(error), traceback.format_exc())))
 
 
-def _as_exception(worker, content):
+def _as_exception(worker: _Worker[Any, Any], content: tuple[bool, str, str]) -> Exception:
     is_input, line, trace = content
     logger.debug("process %d:\n%s", worker.number, trace)
     if is_input:
         return InputValueError(line)
-    return WorkerError(f"process {worker.number} failed{f' at {worker.task}' if worker.has_task else ''}: {line}")
+    return WorkerError(f"process {worker.number} failed{f' at {worker.held[0]}' if worker.held else ''}: {line}")
 
 
-def _one_line(error):
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return (
         text if isinstance(error, InputError) else f"{type(error).__name__}: {text}" if text else type(error).__name__

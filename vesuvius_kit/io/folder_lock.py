@@ -27,22 +27,10 @@ _guard = threading.Lock()
 
 @contextmanager
 def lock_folder(folder: Path | str, name: str = LOCK_NAME) -> Iterator[None]:
-    """Hold a folder within the ``with`` statement, or say who does.
+    """Hold a folder, made if missing, within the ``with`` statement, or raise `InputValueError` that says who does.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Made if missing.
-    name : str
-        Of the lock's file in it, which is gone afterwards. ``.fold_0.lock`` is the lock of ``fold_0`` in the folder, and
-        holds while that is renamed.
-
-    Raises
-    ------
-    InputValueError
-        Another process, or another thread of this one, holds it.
-    InputOSError
-        The disk is read-only or full.
+    ``name`` is that of the lock's file in it, which is gone afterwards. ``.fold_0.lock`` is the lock of ``fold_0`` in the
+    folder, and holds while that is renamed.
     """
     path = (make_folder(folder) / name).absolute()
     with _guard:
@@ -61,8 +49,8 @@ def lock_folder(folder: Path | str, name: str = LOCK_NAME) -> Iterator[None]:
         _held_here.discard(path)
 
 
-def _take(path):
-    """Open the lock's file and lock it; the file descriptor."""
+def _take(path: Path) -> int:
+    """Open the lock's file, lock it and return its descriptor."""
     while True:
         with name_os_errors(f"write {path}"):
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -79,7 +67,7 @@ def _take(path):
         os.close(file)
 
 
-def _lock(file, path):
+def _lock(file: int, path: Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
@@ -93,8 +81,8 @@ def _lock(file, path):
         )
 
 
-def _read_holder(file):
-    """Who holds the lock, as it wrote itself; it may just have taken it."""
+def _read_holder(file: int) -> str:
+    """Return who holds the lock, as it wrote itself; it may just have taken it."""
     try:
         holder = json.loads(os.pread(file, 4096, 0))
         return f"process {holder['process']} on {holder['host']}"
@@ -102,6 +90,6 @@ def _read_holder(file):
         return "another process"
 
 
-def _describe_holder(path, holder):
+def _describe_holder(path: Path, holder: str) -> str:
     inner = path.name.removesuffix(LOCK_NAME).removeprefix(".")
     return f"only one command at a time may work in {path.parent / inner}, got a second one beside {holder}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from vesuvius_kit.checks import InputValueError, check_file, check_folder, name_os_errors
+from vesuvius_kit.checks import InputValueError, check_file, check_folder, name_os_errors, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -21,86 +21,33 @@ _CHUNK = 2**20
 
 
 def volume_id(name: str, endings: tuple[str, ...] = TIFF_ENDINGS) -> str | None:
-    """Return the id of a file, or None for a file that does not count.
-
-    Parameters
-    ----------
-    name : str
-        The file's name without folders.
-    endings : tuple of str
-        What counts, in small letters, with the dot.
-
-    Returns
-    -------
-    str or None
-    """
+    """Return the id of a file by its name, None if it does not count; ``endings`` are in small letters, with the dot."""
     path = PurePosixPath(name)
     return path.stem if path.suffix.lower() in endings and not name.startswith(".") else None
 
 
 def list_volumes(name: str, folder: Path | str, endings: tuple[str, ...] = TIFF_ENDINGS) -> dict[str, Path]:
-    """Return the volumes of a folder by id; folders inside it are not entered.
+    """Return the volumes of a folder by id, sorted; folders inside it are not entered.
 
-    Parameters
-    ----------
-    name : str
-        How a message calls the folder.
-    folder : str or Path
-        Holds ``{id}.tif`` and so on.
-    endings : tuple of str
-        As in `volume_id`.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Sorted by id; empty where there is none.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such folder.
-    InputOSError
-        The folder cannot be read.
-    InputValueError
-        Two files of one id; the message names both.
+    Two files of one id raise `InputValueError`. ``name`` is how a message calls the folder.
     """
     folder = check_folder(name, folder)
     with name_os_errors(f"list {folder}"):
         files = sorted(folder.iterdir())
-    volumes = {}
+    volumes: dict[str, Path] = {}
     for path in files:
         id_ = volume_id(path.name, endings)
+        if id_ is None:
+            continue
         if id_ in volumes:
             raise InputValueError(f"{name} must hold one file for each id, got {volumes[id_]} and {path}")
-        if id_ is not None:
-            volumes[id_] = path
+        volumes[id_] = path
     return dict(sorted(volumes.items()))
 
 
 @contextmanager
 def open_archive(name: str, path: Path | str) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive for reading.
-
-    Parameters
-    ----------
-    name : str
-        How a message calls the archive.
-    path : str or Path
-        The archive.
-
-    Yields
-    ------
-    zipfile.ZipFile
-
-    Raises
-    ------
-    InputNotFoundError
-        No such file.
-    InputOSError
-        The system does not let it be read.
-    InputValueError
-        Not a zip archive, or one without its end.
-    """
+    """Open a zip archive for reading; ``name`` is how a message calls it."""
     path = check_file(name, path)
     with name_os_errors(f"read {path}"):
         try:
@@ -108,26 +55,15 @@ def open_archive(name: str, path: Path | str) -> Iterator[zipfile.ZipFile]:
         except OSError:
             raise
         except Exception as error:  # of damaged bytes, zipfile raises whatever it stumbles over
-            raise InputValueError(f"{name} must be a zip archive, got {path}: {_say(error)}") from error
+            raise InputValueError(f"{name} must be a zip archive, got {path}: {one_line(error)}") from error
     with archive:
         yield archive
 
 
 def list_members(archive: zipfile.ZipFile) -> Iterator[tuple[str | None, PurePosixPath, zipfile.ZipInfo]]:
-    """Yield the files of an archive, in its order: folders, hidden files and macOS's companions are left out.
+    """Yield id, path and entry of an archive's files, in its order: hidden files and macOS's companions are left out.
 
-    Parameters
-    ----------
-    archive : zipfile.ZipFile
-        Open for reading.
-
-    Yields
-    ------
-    id_ : str or None
-        As `volume_id` gives it.
-    path : pathlib.PurePosixPath
-        Where the file lies in the archive. Names from Windows have backslashes; they are folders all the same.
-    member : zipfile.ZipInfo
+    The id is None for what is not a volume. Names from Windows have backslashes; they are folders all the same.
     """
     n_left_out = 0
     for member in archive.infolist():
@@ -143,25 +79,9 @@ def list_members(archive: zipfile.ZipFile) -> Iterator[tuple[str | None, PurePos
 
 
 def copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, max_bytes: int) -> None:
-    """Copy a file of an archive to the disk, whole and no larger than expected.
+    """Copy a file of an archive to the disk, whole; more than ``max_bytes`` is refused, whatever the archive says of its size.
 
-    Parameters
-    ----------
-    archive : zipfile.ZipFile
-        Open for reading.
-    member : zipfile.ZipInfo
-        The file.
-    target : pathlib.Path
-        Where to.
-    max_bytes : int
-        More than that is refused, whatever the archive says of its size.
-
-    Raises
-    ------
-    InputValueError
-        The message says why, without a name: ``is encrypted``, ``is compressed by Deflate64, which Python does not read``.
-    InputOSError
-        The disk is full.
+    A message of `InputValueError` says why, without a name: ``is encrypted``.
     """
     n_bytes = 0
     with name_os_errors(f"write {target}"), open(target, "wb") as stream:
@@ -174,7 +94,7 @@ def copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path,
         raise InputValueError(f"is damaged: it has {n_bytes} bytes where the archive says {member.file_size}")
 
 
-def _read_chunks(archive, member) -> Iterator[bytes]:
+def _read_chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
     if member.flag_bits & 1:
         raise InputValueError("is encrypted")
     try:
@@ -182,11 +102,9 @@ def _read_chunks(archive, member) -> Iterator[bytes]:
             while chunk := source.read(_CHUNK):
                 yield chunk
     except NotImplementedError as error:
-        kind = zipfile.compressor_names.get(member.compress_type, f"method {member.compress_type}")
+        # typeshed does not know the names.
+        names: dict[int, str] = zipfile.compressor_names  # type: ignore[attr-defined]
+        kind = names.get(member.compress_type, f"method {member.compress_type}")
         raise InputValueError(f"is compressed by {kind}, which Python does not read") from error
     except Exception as error:  # of damaged bytes, zipfile and its decoders raise whatever they stumble over
-        raise InputValueError(f"is damaged: {_say(error)}") from error
-
-
-def _say(error) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputValueError(f"is damaged: {one_line(error)}") from error

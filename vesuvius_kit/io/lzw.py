@@ -11,33 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import config
+from numpy.typing import NDArray
 
 from vesuvius_kit.voxel.compilation import compiled
 
 _CLEAR, _END, _FIRST_FREE, _TABLE_SIZE = 256, 257, 258, 4096
 
 
-def decode_strips(data, offsets, byte_counts, sizes) -> np.ndarray:
+def decode_strips(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], byte_counts: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> NDArray[np.uint8]:
     """Decode LZW strips of a TIFF file into one row of bytes, on up to four threads.
+
+    A damaged strip (a code without meaning, too few bytes or too many) raises a plain ``ValueError``.
 
     Parameters
     ----------
-    data : numpy.ndarray
-        Shape (n,), uint8: the file.
-    offsets, byte_counts : numpy.ndarray
-        Shape (n_strips,), int64: where each strip starts in ``data`` and how many bytes it has there; inside ``data``.
-    sizes : numpy.ndarray
-        Shape (n_strips,), int64: how many bytes each strip decodes to.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (sum of ``sizes``,), uint8: the strips one after the other.
-
-    Raises
-    ------
-    ValueError
-        A strip is damaged: a code without meaning, too few bytes or too many.
+    data
+        Shape (n,): the file.
+    offsets, byte_counts
+        Shape (n_strips,): where each strip starts in ``data`` and how many bytes it has there; inside ``data``.
+    sizes
+        Shape (n_strips,): how many bytes each strip decodes to.
     """
     # A code of 9 to 12 bits stands for fewer than 4,096 bytes, so a damaged size is seen before it is allocated.
     if (sizes > byte_counts * _TABLE_SIZE).any():
@@ -45,7 +40,7 @@ def decode_strips(data, offsets, byte_counts, sizes) -> np.ndarray:
     ends = np.cumsum(sizes)
     decoded = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
     # Ordinary threads: a loader process is a fork, in which numba's own may not run.
-    n_threads = min(4, config.NUMBA_NUM_THREADS)
+    n_threads = min(4, config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined] # numba sets it while it is imported
     shares = [slice(i * len(ends) // n_threads, (i + 1) * len(ends) // n_threads) for i in range(n_threads)]
     with ThreadPoolExecutor(n_threads) as pool:
         damaged = pool.map(
@@ -61,7 +56,14 @@ def decode_strips(data, offsets, byte_counts, sizes) -> np.ndarray:
 
 
 @compiled(nogil=True)
-def _decode_all(data, offsets, byte_counts, starts, ends, decoded):
+def _decode_all(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    byte_counts: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    decoded: NDArray[np.uint8],
+) -> int:
     """Decode strips and return the number of the first that is damaged, or -1."""
     for strip in range(len(offsets)):
         coded = data[offsets[strip] : offsets[strip] + byte_counts[strip]]
@@ -71,7 +73,7 @@ def _decode_all(data, offsets, byte_counts, starts, ends, decoded):
 
 
 @compiled(nogil=True)
-def _decode(coded, decoded):
+def _decode(coded: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bool:
     """Fill ``decoded``; False if the codes are damaged or give fewer or more bytes."""
     start = np.empty(_TABLE_SIZE, np.int64)
     length = np.empty(_TABLE_SIZE, np.int64)

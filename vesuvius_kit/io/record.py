@@ -1,33 +1,76 @@
-"""``log.jsonl``: one JSON line an epoch."""
+"""The record of a run: ``log.jsonl``, one JSON line an epoch. Training writes it, report and diagnosis read it."""
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from vesuvius_kit.checks import name_os_errors
-from vesuvius_kit.io.volume import write_atomically
+from vesuvius_kit.checks import InputValueError, check_file, name_os_errors
+from vesuvius_kit.io.atomic import write_atomically
 
-# Gets the lines of a log that are not an epoch's, byte for byte.
+LOG_NAME = "log.jsonl"
 ASIDE_NAME = "log.unreadable"
+"""Gets the lines of a log that are not an epoch's, byte for byte."""
+
+
+@dataclass
+class EpochRecord:
+    """One epoch of a run, and one line of its log. What is not known is None or empty; numbers may be NaN until written."""
+
+    epoch: int
+    """Counted from 0."""
+    rate: float | None = None
+    """Learning rate."""
+    precision: dict[str, Any] = field(default_factory=dict)
+    """What the run computes in, as `Precision.to_dict` returns it."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each loss component in this epoch."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """Means over the epoch's patches: ``loss``, each component, ``gradient_norm``; and the number of ``skipped_steps``."""
+    validation: dict[str, Any] = field(default_factory=dict)
+    """The same on the fixed validation patches, with ``output_mean``, ``output_std`` and ``surface_share``."""
+    score: dict[str, Any] | None = None
+    """Mean competition score over whole validation volumes, where they were scored, with its parts."""
+    average: dict[str, Any] | None = None
+    """``validation`` and ``score`` of the averaged weights, at the end of a run that averages."""
+    gradient_diagnostics: dict[str, Any] | None = None
+    """What `gather_gradient_diagnostics` returned, where it was due."""
+    interventions: list[dict[str, Any]] = field(default_factory=list)
+    """Raises of the rate that were decided at this epoch's end, as `BoundedLR.interventions`."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """What else happened, each with ``kind`` and ``reason``: a resume, a rollback, a raise that was held back."""
+    seconds: float | None = None
+    """Duration, scoring included."""
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "EpochRecord":
+        """Return the record that a line of a log holds; keys that are no field are left out."""
+        return cls(**{name: entry[name] for name in (f.name for f in fields(cls)) if name in entry})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON will hold it: None for every number that is not finite."""
+        record: dict[str, Any] = without_nan(asdict(self))
+        return record
+
+    def summary(self) -> str:
+        """Return loss, rate and score in one line."""
+        text = f"loss {self.train['loss']:.4f}, validation {self.validation['loss']:.4f}, rate {self.rate:.2e}"
+        if self.score:
+            text += f", score {self.score['score']:.4f} (surface dice {self.score['surface_dice']:.4f})"
+        return text if self.seconds is None else f"{text}, {self.seconds:.0f} s"
 
 
 class _Line(NamedTuple):
     """A line as it stands in the file, its end included, and the epoch it tells of; None where it tells of none."""
 
     raw: bytes
-    record: dict | None
+    record: EpochRecord | None
 
 
-def append_line(path: Path, line: dict) -> None:
-    """Add a line; a number that is not finite, which JSON has not, becomes null.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The log; made if missing.
-    line : dict
-        Plain types.
+def append_record(path: Path, record: EpochRecord) -> None:
+    """Add a line to a log, which is made if missing.
 
     Raises
     ------
@@ -35,41 +78,42 @@ def append_line(path: Path, line: dict) -> None:
         The disk is full or read-only.
     """
     with name_os_errors(f"write {path}"), open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(without_nan(line), allow_nan=False) + "\n")
+        stream.write(json.dumps(record.to_dict(), allow_nan=False) + "\n")
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Return the epochs of a log; whatever else its lines hold is left out.
+def read_records(path: Path | str, *, strict: bool = False) -> list[EpochRecord]:
+    """Return the epochs of a log.
 
     Parameters
     ----------
-    path : pathlib.Path
-        The log; without the file there are no lines.
+    path
+        The log, or the fold's folder that holds one. Without the file there are no epochs.
+    strict
+        Refuse a missing file, and a line that is no epoch, which is otherwise left out.
 
-    Returns
-    -------
-    list of dict
+    Raises
+    ------
+    InputNotFoundError
+        Only if strict: there is no such file.
+    InputValueError
+        Only if strict: a line is no epoch; the message gives its number.
     """
-    return [line.record for line in _split(path) if line.record is not None]
+    path = Path(path)
+    path = path / LOG_NAME if path.is_dir() else path
+    if strict:
+        check_file("log", path)
+    lines = _split(path)
+    for number, line in enumerate(lines, start=1):
+        if strict and line.record is None:
+            raise InputValueError(f"log must hold one epoch as JSON a line, got {path} line {number}")
+    return [line.record for line in lines if line.record is not None]
 
 
-def drop_lines(path: Path, epoch: int) -> int:
+def drop_records(path: Path, epoch: int) -> int:
     """Keep the lines of the epochs before ``epoch``: a killed run may have logged one that it will repeat.
 
     Lines that are not an epoch's go to the file ``log.unreadable`` beside the log, byte for byte, but for an epoch at the end
-    that a kill cut off.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The log; it may be missing.
-    epoch : int
-        The epoch that will run next.
-
-    Returns
-    -------
-    int
-        How many lines were put aside.
+    that a kill cut off. Return how many were put aside.
 
     Raises
     ------
@@ -77,7 +121,7 @@ def drop_lines(path: Path, epoch: int) -> int:
         The disk is full or read-only.
     """
     lines = _split(path)
-    kept = [line.raw.rstrip(b"\r\n") + b"\n" for line in lines if line.record and line.record["epoch"] < epoch]
+    kept = [line.raw.rstrip(b"\r\n") + b"\n" for line in lines if line.record and line.record.epoch < epoch]
     strange = [line.raw for line in lines if line.record is None]
     if strange and strange[-1] is lines[-1].raw and _is_cut_off(strange[-1]):
         strange.pop()
@@ -93,7 +137,7 @@ def drop_lines(path: Path, epoch: int) -> int:
     return len(strange)
 
 
-def _split(path) -> list[_Line]:
+def _split(path: Path) -> list[_Line]:
     if not path.exists():
         return []
     with name_os_errors(f"read {path}"):
@@ -101,15 +145,17 @@ def _split(path) -> list[_Line]:
     return [_Line(raw, _parse(raw)) for raw in content.splitlines(keepends=True)]
 
 
-def _parse(raw: bytes) -> dict | None:
+def _parse(raw: bytes) -> EpochRecord | None:
     """The epoch that a line tells of, with what every line of a run has; None for anything else."""
     try:
-        record = json.loads(raw.decode("utf-8-sig"))
+        entry = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+    if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
         return None
-    return record if all(isinstance(record.get(part), dict) for part in ("train", "validation")) else None
+    return (
+        EpochRecord.from_dict(entry) if all(isinstance(entry.get(p), dict) for p in ("train", "validation")) else None
+    )
 
 
 def _is_cut_off(raw: bytes) -> bool:
@@ -118,21 +164,10 @@ def _is_cut_off(raw: bytes) -> bool:
     return not raw.endswith(b"\n") and (raw.startswith(start) or start.startswith(raw))
 
 
-def without_nan(value):
-    """Return a value as the log will hold it.
-
-    Parameters
-    ----------
-    value : object
-        Dicts, lists and scalars.
-
-    Returns
-    -------
-    object
-        The same with None for every number that is not finite.
-    """
+def without_nan(value: Any) -> Any:
+    """Return dicts, lists and scalars with None for every number that is not finite, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,18 +6,8 @@ from pathlib import Path
 _FOLD = re.compile(r"fold_(0|[1-9][0-9]*)")
 
 
-def list_folds(run_folder) -> list[Path]:
-    """Return the folders of a run's folds, in the order of their numbers.
-
-    Parameters
-    ----------
-    run_folder : str or Path
-        Folder of the run; empty, or missing, it has no folds.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Folders with exactly the names that training gives them: neither ``fold_0_backup`` nor ``fold_00`` is a fold.
-    """
+def list_folds(run_folder: Path | str) -> list[Path]:
+    """Return the folders of a run's folds, in the order of their numbers; none in a missing folder."""
+    # By exact names: neither fold_0_backup nor fold_00 is one.
     folds = [path for path in Path(run_folder).glob("fold_*") if _FOLD.fullmatch(path.name) and path.is_dir()]
     return sorted(folds, key=lambda fold: int(fold.name.removeprefix("fold_")))

@@ -11,8 +11,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = (
     254, 255, 256, 257, 258, 259, 262, 266,
@@ -36,54 +36,34 @@ _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _OLD_REDUCED = 2  # value of SubfileType
 
 
+Page = dict[int, tuple[Any, ...]]
+"""Numbers of a page's tags to their values: integers, but for texts, which are one value of bytes."""
+
+
 class TiffError(ValueError):
     """The page directory breaks off, points outside the file or contradicts itself; the message says how."""
 
 
 class Note(NamedTuple):
-    """What a file's description says of its pages.
-
-    Attributes
-    ----------
-    program : str
-        Whose note it is.
-    axes : tuple of (str, int)
-        Name ("" where the note has none) and length of every axis above the page; those of length 1 are left out.
-    n_pages : int
-        The product of all their lengths.
-    is_stack : bool
-        Whether the note is of an array with an axis above the page, be it of length 1.
-    """
+    """What a file's description says of its pages."""
 
     program: str
+    """Whose note it is."""
     axes: tuple[tuple[str, int], ...]
+    """Name ("" where the note has none) and length of every axis above the page; those of length 1 are left out."""
     n_pages: int
+    """The product of all their lengths."""
     is_stack: bool = False
+    """Whether the note is of an array with an axis above the page, be it of length 1."""
 
 
-def walk_pages(stream: BinaryIO, file_size: int) -> Iterator[dict]:
-    """Yield the tags of every page, and raise at the first that is cut off.
+def walk_pages(stream: BinaryIO, file_size: int) -> Iterator[Page]:
+    """Yield the tags of every page that decide how pixels are read, and raise at the first page that is cut off.
 
-    Parameters
-    ----------
-    stream : binary file object
-        The file, open for reading.
-    file_size : int
-        Bytes.
-
-    Yields
-    ------
-    dict
-        Number of the tag to a tuple of its values, of the tags that decide how pixels are read; text is one value, bytes. The
-        tags of `FOREIGN_FORMATS` are there with an empty tuple.
-
-    Raises
-    ------
-    TiffError
-        Not a TIFF, or not a whole one.
+    ``file_size`` is in bytes. The tags of `FOREIGN_FORMATS` are there with an empty tuple.
     """
     start = stream.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(start[:2])
+    order = {b"II": "<", b"MM": ">"}.get(start[:2], "")
     version = struct.unpack(order + "H", start[2:4])[0] if order and len(start) == 16 else None
     if version == 42:
         count_format, entry_format, offset_format = order + "H", order + "HHI4s", order + "I"
@@ -94,7 +74,7 @@ def walk_pages(stream: BinaryIO, file_size: int) -> Iterator[dict]:
     else:
         raise TiffError("no TIFF header")
     entry_size = struct.calcsize(entry_format)
-    seen = set()
+    seen: set[int] = set()
     while offset:
         if offset in seen:
             raise TiffError(f"page {len(seen)} leads back to an earlier one")
@@ -108,7 +88,7 @@ def walk_pages(stream: BinaryIO, file_size: int) -> Iterator[dict]:
         block = _read_exactly(
             stream, stream.tell(), count * entry_size + struct.calcsize(offset_format), file_size, number
         )
-        tags = {}
+        tags: Page = {}
         for tag, kind, length, value in struct.iter_unpack(entry_format, block[: count * entry_size]):
             if tag in FOREIGN_FORMATS:
                 tags[tag] = ()
@@ -124,39 +104,14 @@ def walk_pages(stream: BinaryIO, file_size: int) -> Iterator[dict]:
         raise TiffError("no page")
 
 
-def is_slice(page: dict) -> bool:
-    """Return whether a page is a picture of its own, not a smaller copy (thumbnail, pyramid) or a mask of another.
-
-    Parameters
-    ----------
-    page : dict
-        As `walk_pages` gives it.
-
-    Returns
-    -------
-    bool
-    """
+def is_slice(page: Page) -> bool:
+    """Return whether a page is a picture of its own, not a smaller copy (thumbnail, pyramid) or a mask of another."""
     is_copy_or_mask = page.get(SUBFILE_TYPE, (0,))[0] & (_REDUCED | _MASK)
     return not is_copy_or_mask and page.get(OLD_SUBFILE_TYPE) != (_OLD_REDUCED,)
 
 
-def count_segments(page: dict) -> int:
-    """Return how many strips or tiles the size of a page asks for.
-
-    Parameters
-    ----------
-    page : dict
-        As `walk_pages` gives it.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    TiffError
-        A size is 0, or is not there.
-    """
+def count_segments(page: Page) -> int:
+    """Return how many strips or tiles the size of a page asks for."""
     rows, columns = segment_size(page)
     length, width, depth = page[LENGTH][0], page[WIDTH][0], page.get(IMAGE_DEPTH, (1,))[0]
     if min(rows, columns, length, width, depth) < 1:
@@ -164,23 +119,8 @@ def count_segments(page: dict) -> int:
     return -(-length // rows) * -(-width // columns) * depth
 
 
-def segment_size(page: dict) -> tuple[int, int]:
-    """Return rows and columns of a page's tiles, or of its strips.
-
-    Parameters
-    ----------
-    page : dict
-        As `walk_pages` gives it.
-
-    Returns
-    -------
-    rows, columns : int
-
-    Raises
-    ------
-    TiffError
-        Tiles without a size.
-    """
+def segment_size(page: Page) -> tuple[int, int]:
+    """Return rows and columns of a page's tiles, or of its strips."""
     if TILE_OFFSETS not in page:
         length = page[LENGTH][0]
         return min(page.get(ROWS_PER_STRIP, (length,))[0], length), page[WIDTH][0]
@@ -190,19 +130,9 @@ def segment_size(page: dict) -> tuple[int, int]:
 
 
 def read_note(description: bytes, length: int, width: int) -> Note | None:
-    """Return what a page's description says of the axes above the page, or None where it says nothing of them.
+    """Return what a page's description says of the axes above the page, ``length`` and ``width`` being the page's own.
 
-    Parameters
-    ----------
-    description : bytes
-        The page's ImageDescription.
-    length, width : int
-        Size of the page.
-
-    Returns
-    -------
-    Note or None
-        A description of ImageJ (or SCIFIO, which writes the same words), OME or tifffile; None for any other.
+    ImageJ's descriptions (and SCIFIO's, which uses the same words), OME's and tifffile's are read; None for any other.
     """
     text = description.rstrip(b"\0 \r\n").decode("utf-8", "replace")
     if text.startswith(("ImageJ=", "SCIFIO=")):
@@ -213,26 +143,26 @@ def read_note(description: bytes, length: int, width: int) -> Note | None:
             axes = [("images", found["images"])]
         return _make_note("ImageJ", axes)
     if "<OME" in text or ":OME" in text:
-        found = re.findall(r"<(?:\w+:)?Pixels\b([^>]*)>", text)
-        if len(found) > 1:
-            return _make_note("OME", [("pictures", len(found)), *_read_ome_axes(found[0])])
-        return _make_note("OME", _read_ome_axes(found[0])) if found else None
+        pictures = re.findall(r"<(?:\w+:)?Pixels\b([^>]*)>", text)
+        if len(pictures) > 1:
+            return _make_note("OME", [("pictures", len(pictures)), *_read_ome_axes(pictures[0])])
+        return _make_note("OME", _read_ome_axes(pictures[0])) if pictures else None
     if text.startswith("{"):
         return _read_json_note(text, length, width)
     return None
 
 
-def _read_count(text) -> int:
+def _read_count(text: str) -> int:
     # 0 agrees with no number of pages.
     return int(text) if text.strip().isascii() and text.strip().isdigit() and len(text) < 12 else 0
 
 
-def _read_ome_axes(attributes):
+def _read_ome_axes(attributes: str) -> list[tuple[str, int]]:
     sizes = dict(re.findall(r"\bSize([ZCT])\s*=\s*[\"'](\d{1,12})[\"']", attributes))
     return [(name, int(sizes.get(letter, "1"))) for letter, name in zip("TCZ", ("times", "channels", "slices"))]
 
 
-def _read_json_note(text, length, width):
+def _read_json_note(text: str, length: int, width: int) -> Note | None:
     try:
         note = json.loads(text)
         shape, letters = note["shape"], str(note.get("axes", ""))
@@ -250,11 +180,11 @@ def _read_json_note(text, length, width):
     return _make_note("tifffile", axes)._replace(is_stack=bool(axes))
 
 
-def _make_note(program, axes):
+def _make_note(program: str, axes: Sequence[tuple[str, int]]) -> Note:
     return Note(program, tuple((name, n) for name, n in axes if n != 1), math.prod(n for _, n in axes))
 
 
-def _check_data_lies_in_file(tags, file_size, number) -> None:
+def _check_data_lies_in_file(tags: Page, file_size: int, number: int) -> None:
     offsets = tags.get(OFFSETS) or tags.get(TILE_OFFSETS)
     sizes = tags.get(BYTE_COUNTS) or tags.get(TILE_BYTE_COUNTS)
     if not offsets or not sizes or len(offsets) != len(sizes) or not tags.get(WIDTH) or not tags.get(LENGTH):
@@ -263,7 +193,7 @@ def _check_data_lies_in_file(tags, file_size, number) -> None:
         raise TiffError(f"it breaks off in the pixels of page {number}")
 
 
-def _read_exactly(stream, offset, size, file_size, number) -> bytes:
+def _read_exactly(stream: BinaryIO, offset: int, size: int, file_size: int, number: int) -> bytes:
     # Asked first: a damaged length would otherwise fetch gigabytes to no purpose.
     if offset + size > file_size:
         raise TiffError(f"it breaks off at page {number}")

@@ -1,4 +1,4 @@
-"""TIFF volumes in and out, the label values, and files that appear whole or not at all.
+"""TIFF volumes in and out.
 
 A volume is an array ``(z, y, x)`` stored as a TIFF with one page for each z. The page directory is read by the kit
 (`tiff.py`), and so are LZW pixels, the competition's (`lzw.py`), since imagecodecs, the usual decoder, takes the process down
@@ -6,25 +6,25 @@ when they are damaged. All other pixels are read by tifffile, a page at a time.
 """
 
 import json
-import os
-import secrets
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from vesuvius_kit.checks import (
-    InputNotFoundError,
     InputTypeError,
     InputValueError,
     check_array,
     check_file,
     name_os_errors,
+    one_line,
 )
 from vesuvius_kit.io import tiff
+from vesuvius_kit.io.atomic import write_atomically
 
 _WRITABLE_DTYPES = ("uint8", "uint16", "float32")  # what Pillow and tifffile both write
 _KINDS = {1: ("u", (1, 2, 4, 8)), 2: ("i", (1, 2, 4, 8)), 3: ("f", (2, 4, 8))}  # TIFF SampleFormat: dtype.kind, bytes
@@ -38,46 +38,63 @@ _GREATEST_GREY_VALUE = 1e30  # what lies beyond is a mark for "no data", such as
 
 
 class _Header(NamedTuple):
+    """A volume's page directory."""
+
     shape: tuple[int, int, int]
-    dtype: np.dtype
-    order: str  # the file's byte order, "<" or ">"
-    pages: list[dict]  # tag: values, of the pages that are slices
-    numbers: list[int]  # their places among all pages of the file
-    stack_offset: int | None  # where the pixels of a stack behind one page directory start
+    dtype: np.dtype[Any]
+    order: Literal["<", ">"]
+    """The file's byte order."""
+    pages: list[tiff.Page]
+    """The pages that are slices."""
+    numbers: list[int]
+    """Their places among all pages of the file."""
+    stack_offset: int | None
+    """Where the pixels of a stack behind one page directory start."""
 
 
-def read_volume(path, dtype=None) -> np.ndarray:
-    """Read a multi-page TIFF as one array.
+class _Layout(NamedTuple):
+    """What must be equal for pages to be decoded together."""
+
+    is_lzw: bool
+    tiles: tuple[int, int] | None
+    """Rows and columns; None for strips."""
+    predictor: int
+    fill_order: int
+
+
+def read_volume(path: Path | str, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """Read a multi-page TIFF as one array (Z, Y, X), in the file's pixel type and the machine's byte order.
+
+    Whatever is not one whole volume of plain grey values raises `InputValueError`, in one line that names the file: cut off,
+    damaged, 2-D, several channels or times, NaN or a mark for "no data".
 
     Parameters
     ----------
-    path : str or Path
+    path
         A TIFF or BigTIFF with one page of one channel for each z, compressed without loss or not (LZW in the competition);
         smaller copies of pages (thumbnails, pyramids) do not count. A file of a single page is a volume only if its
         description says so: `write_volume` or tifffile wrote it from an array (1, Y, X), or it is a whole stack behind one
         page directory, as ImageJ writes what is larger than 4 GB.
-    dtype : dtype-like, optional
+    dtype
         Required pixel type, for example ``"uint8"``; nothing is converted. None allows any.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (Z, Y, X), in the file's pixel type and the machine's byte order.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is no such file.
-    InputOSError
-        The system does not let it be read.
-    InputValueError
-        Not a TIFF, cut off, corrupt, 2-D, several channels or times, pages of different sizes, another pixel type, a codec
-        that is not installed, or grey values that are NaN, infinite or a mark for "no data"; one line that names the file.
 
     Notes
     -----
     Where a file names one axis above its pages, that is z, whatever it is called: tifffile calls the slices of an array
     (Z, Y, X) channels when it is asked for ImageJ's or OME's form and not told better. Two such axes are refused.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import vesuvius_kit as vk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vk.write_volume(f"{folder}/1.tif", np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    ...     volume = vk.read_volume(f"{folder}/1.tif", dtype="uint8")
+    >>> volume.shape, str(volume.dtype)
+    ((2, 3, 4), 'uint8')
+    >>> volume[1, 0].tolist()
+    [12, 13, 14, 15]
     """
     path = check_file("volume", path)
     header = _read_header(path)
@@ -93,31 +110,21 @@ def read_volume(path, dtype=None) -> np.ndarray:
             _check_sizes(header)
             volume = _decode_pages(path, header)
         else:
-            volume = _read_stack(path, header)
+            volume = _read_stack(path, header, header.stack_offset)
     except MemoryError as error:
         size = np.prod(header.shape, dtype=float) * header.dtype.itemsize / 1e9
         raise InputValueError(f"{path} needs more memory than there is, {size:.1f} GB for {header.shape}") from error
     except (OSError, ValueError) as error:
-        raise InputValueError(f"{path} cannot be decoded: {_one_line(error)}") from error
+        raise InputValueError(f"{path} cannot be decoded: {one_line(error)}") from error
     check_grey_values(path, volume)
     _check_no_data_mark(path, volume, header.pages[0])
     return volume
 
 
-def check_grey_values(name, volume: np.ndarray) -> None:
-    """Raise if a volume holds NaN, infinity or a mark for "no data": every mean over it would be wrong without a word.
+def check_grey_values(name: Path | str, volume: NDArray[Any]) -> None:
+    """Raise `InputValueError` if a volume holds NaN, infinity or a mark for "no data": any mean over it would be wrong.
 
-    Parameters
-    ----------
-    name : str or Path
-        How the message calls the volume, its file where it has one.
-    volume : numpy.ndarray
-        (Z, Y, X) or any other shape; integers are always fine.
-
-    Raises
-    ------
-    InputValueError
-        The message names the first voxel and how many there are.
+    The message calls the volume by ``name``, and tells the first such voxel and how many there are. Integers always pass.
     """
     if volume.dtype.kind != "f" or volume.size == 0:
         return
@@ -134,24 +141,27 @@ def check_grey_values(name, volume: np.ndarray) -> None:
     )
 
 
-def write_volume(path, array) -> None:
+def write_volume(path: Path | str, array: NDArray[Any]) -> None:
     """Write an array as a multi-page TIFF, LZW-compressed, whole or not at all.
 
     Parameters
     ----------
-    path : str or Path
+    path
         Where to; the folder must exist. A file that is there is replaced.
-    array : numpy.ndarray
+    array
         Shape (Z, Y, X), no axis empty; uint8, uint16 or float32.
 
-    Raises
-    ------
-    InputTypeError
-        Another pixel type.
-    InputValueError
-        Not three axes, or an empty one.
-    InputNotFoundError
-        The folder does not exist.
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import vesuvius_kit as vk
+    >>> mask = np.zeros((2, 3, 4), bool)
+    >>> mask[:, 1] = True
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vk.write_volume(f"{folder}/mask.tif", mask.astype(np.uint8))
+    ...     int(vk.read_volume(f"{folder}/mask.tif").sum())
+    8
     """
     check_array("array", array, kinds="uif")
     if array.dtype.name not in _WRITABLE_DTYPES:
@@ -165,74 +175,17 @@ def write_volume(path, array) -> None:
         encode(stream, array, note)
 
 
-def volume_shape_and_dtype(path) -> tuple[tuple[int, int, int], np.dtype]:
-    """Read a volume's shape and pixel type from its page directory, without decoding a pixel.
-
-    Parameters
-    ----------
-    path : str or Path
-        As `read_volume` takes it.
-
-    Returns
-    -------
-    shape : tuple of int
-        (Z, Y, X).
-    dtype : numpy.dtype
-        In the machine's byte order.
-
-    Raises
-    ------
-    InputNotFoundError, InputValueError
-        As `read_volume`; damage inside the compressed pixels is not seen.
-    """
+def volume_shape_and_dtype(path: Path | str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    """Read a volume's shape (Z, Y, X) and pixel type, without decoding the pixels: damage inside them is not seen."""
     header = _read_header(check_file("volume", path))
     return header.shape, header.dtype
-
-
-@contextmanager
-def write_atomically(path, mode: str = "w"):
-    """Open a temporary file beside ``path`` that takes its place only when the block ends without an error.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file that shall appear. What was there stays untouched until then.
-    mode : str
-        As in `open`: "w" for text (UTF-8, newlines as written), "wb" or "w+b" for bytes.
-
-    Yields
-    ------
-    file object
-
-    Raises
-    ------
-    InputNotFoundError
-        The folder of ``path`` does not exist.
-    InputOSError
-        The disk is full or read-only, or a folder is in the way.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputNotFoundError(f"the folder of {path} must exist")
-    # Hidden and with another ending, so that a killed run leaves nothing that looks like a result.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    with name_os_errors(f"write {path}"):
-        try:
-            with open(part, mode, **text) as stream:
-                yield stream
-            os.replace(part, path)
-        finally:
-            # Where the file could not be made there is nothing to remove either.
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
 
 
 def _read_header(path: Path) -> _Header:
     """Read the page directory, and refuse what is not one volume."""
     try:
         with name_os_errors(f"read {path}"), open(path, "rb") as stream:
-            order = "<" if stream.read(2) == b"II" else ">"
+            order: Literal["<", ">"] = "<" if stream.read(2) == b"II" else ">"
             stream.seek(0)
             file_size = path.stat().st_size
             pages = list(tiff.walk_pages(stream, file_size))
@@ -258,7 +211,7 @@ def _read_header(path: Path) -> _Header:
     return _Header((depth, length, width), dtype, order, pages, numbers, stack_offset)
 
 
-def _read_dtype(path, page) -> np.dtype:
+def _read_dtype(path: Path, page: tiff.Page) -> np.dtype[Any]:
     # TIFF's defaults: one bit, one channel, unsigned, black as 0.
     bits, samples = page.get(tiff.BITS, (1,)), page.get(tiff.SAMPLES, (1,))
     if samples != (1,) or bits[0] % 8:
@@ -274,7 +227,9 @@ def _read_dtype(path, page) -> np.dtype:
     return np.dtype(f"{kind}{bits[0] // 8}")
 
 
-def _count_slices(path, pages, file_size, dtype) -> tuple[int, int | None]:
+def _count_slices(
+    path: Path, pages: Sequence[tiff.Page], file_size: int, dtype: np.dtype[Any]
+) -> tuple[int, int | None]:
     """Return the number of slices and, for a stack behind one page directory, where its pixels start.
 
     The pages are counted, and the file's own note on its axes must agree with the count: what has channels or times besides
@@ -306,7 +261,7 @@ def _count_slices(path, pages, file_size, dtype) -> tuple[int, int | None]:
     return n_slices, None
 
 
-def _find_stack(path, page, note, file_size, page_bytes) -> int:
+def _find_stack(path: Path, page: tiff.Page, note: tiff.Note, file_size: int, page_bytes: int) -> int:
     """Return where a stack behind one page directory starts: its pixels lie in one piece, which only plain ones can."""
     offsets = page.get(tiff.OFFSETS, ())
     counts = page.get(tiff.BYTE_COUNTS, ())
@@ -324,7 +279,7 @@ def _find_stack(path, page, note, file_size, page_bytes) -> int:
     return offsets[0]
 
 
-def _check_sizes(header) -> None:
+def _check_sizes(header: _Header) -> None:
     """Raise unless every page has its strips or tiles, with as many bytes as its pixels can have come from.
 
     A damaged size would otherwise be allocated, and tifffile fills with zeros what is not there.
@@ -342,7 +297,7 @@ def _check_sizes(header) -> None:
             raise ValueError(f"page {number} has {sum(counts)} bytes for {n_bytes} of pixels")
 
 
-def _check_no_data_mark(path, volume, page) -> None:
+def _check_no_data_mark(path: Path, volume: NDArray[Any], page: tiff.Page) -> None:
     """Raise if voxels have the value that the file itself calls "no data" (GDAL's tag); 0 is black."""
     text = page.get(tiff.NO_DATA, (b"",))[0].rstrip(b"\0 ").decode("ascii", "replace")
     try:
@@ -355,32 +310,29 @@ def _check_no_data_mark(path, volume, page) -> None:
         )
 
 
-def _read_stack(path, header) -> np.ndarray:
+def _read_stack(path: Path, header: _Header, offset: int) -> NDArray[Any]:
     """Read a stack that lies in one piece behind its only page directory."""
-    stored = np.fromfile(
-        path, header.dtype.newbyteorder(header.order), int(np.prod(header.shape)), offset=header.stack_offset
-    )
+    stored = np.fromfile(path, header.dtype.newbyteorder(header.order), int(np.prod(header.shape)), offset=offset)
     return stored.astype(header.dtype, copy=False).reshape(header.shape)
 
 
-def _decode_pages(path, header) -> np.ndarray:
+def _decode_pages(path: Path, header: _Header) -> NDArray[Any]:
     # Pages of one layout at once: all of them, but for files that several programs wrote.
     runs = [list(run) for _, run in groupby(zip(header.numbers, header.pages), lambda item: _layout(item[1]))]
     parts = [(_decode_lzw if _is_lzw(run[0][1]) else _decode_with_tifffile)(path, run, header) for run in runs]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _is_lzw(page) -> bool:
+def _is_lzw(page: tiff.Page) -> bool:
     return page.get(tiff.COMPRESSION) == (_LZW,)
 
 
-def _layout(page) -> tuple:
-    """What must be equal for pages to be decoded together: the codec, tiles or not, predictor, order of bits."""
+def _layout(page: tiff.Page) -> _Layout:
     tiles = tiff.segment_size(page) if tiff.TILE_OFFSETS in page else None
-    return _is_lzw(page), tiles, page.get(tiff.PREDICTOR, (1,))[0], page.get(tiff.FILL_ORDER, (1,))[0]
+    return _Layout(_is_lzw(page), tiles, page.get(tiff.PREDICTOR, (1,))[0], page.get(tiff.FILL_ORDER, (1,))[0])
 
 
-def _split_depth(page) -> list[dict]:
+def _split_depth(page: tiff.Page) -> list[tiff.Page]:
     """Return one page for each slice of a page that has a depth (SGI's extension of TIFF)."""
     depth = page.get(tiff.IMAGE_DEPTH, (1,))[0]
     if depth == 1:
@@ -392,29 +344,27 @@ def _split_depth(page) -> list[dict]:
     return [page | {tag: page[tag][z * share : (z + 1) * share] for tag in tags} for z in range(depth)]
 
 
-def _decode_lzw(path, numbered_pages, header) -> np.ndarray:
+def _decode_lzw(path: Path, numbered_pages: Sequence[tuple[int, tiff.Page]], header: _Header) -> NDArray[Any]:
     from vesuvius_kit.io.lzw import decode_strips
 
     _, length, width = header.shape
     pages = [part for _, page in numbered_pages for part in _split_depth(page)]
-    _, tiles, predictor, fill_order = _layout(pages[0])
+    layout = _layout(pages[0])
     data = np.fromfile(path, np.uint8)
-    if fill_order == 2:
+    if layout.fill_order == 2:
         data = np.packbits(np.unpackbits(data, bitorder="little"))
-    offsets, byte_counts, sizes, padded = [], [], [], []
+    segments: list[tuple[int, int, int, int]] = []  # offset, coded bytes, decoded bytes, those of a whole one
     for page in pages:
         rows, columns = tiff.segment_size(page)
-        offsets += page.get(tiff.OFFSETS) or page[tiff.TILE_OFFSETS]
-        byte_counts += page.get(tiff.BYTE_COUNTS) or page[tiff.TILE_BYTE_COUNTS]
         n_segments = tiff.count_segments(page | {tiff.IMAGE_DEPTH: (1,)})
-        whole = rows * columns * header.dtype.itemsize
-        padded += [whole] * n_segments
-        sizes += [whole] * n_segments
-        if not tiles:
-            sizes[-1] -= (n_segments * rows - length) * columns * header.dtype.itemsize
-    offsets, byte_counts, sizes, padded = (
-        np.array(column, np.int64) for column in (offsets, byte_counts, sizes, padded)
-    )
+        whole = [rows * columns * header.dtype.itemsize] * n_segments
+        cut = list(whole)
+        if not layout.tiles:
+            cut[-1] -= (n_segments * rows - length) * columns * header.dtype.itemsize
+        found = page.get(tiff.OFFSETS) or page[tiff.TILE_OFFSETS]
+        coded = page.get(tiff.BYTE_COUNTS) or page[tiff.TILE_BYTE_COUNTS]
+        segments.extend(zip(found, coded, cut, whole))
+    offsets, byte_counts, sizes, padded = np.array(segments, np.int64).T.copy()
     try:
         decoded = decode_strips(data, offsets, byte_counts, sizes)
     except ValueError:
@@ -424,15 +374,15 @@ def _decode_lzw(path, numbered_pages, header) -> np.ndarray:
         decoded = decode_strips(data, offsets, byte_counts, padded)
         starts = np.cumsum(padded) - padded
         decoded = np.concatenate([decoded[start : start + size] for start, size in zip(starts, sizes)])
-    values = _undo_predictor(decoded.reshape(-1, columns * header.dtype.itemsize), predictor, header)
-    if not tiles:
+    values = _undo_predictor(decoded.reshape(-1, columns * header.dtype.itemsize), layout.predictor, header)
+    if not layout.tiles:
         return values.reshape(len(pages), length, width)
     down, across = -(-length // rows), -(-width // columns)
     volume = values.reshape(len(pages), down, across, rows, columns).swapaxes(2, 3)
     return np.ascontiguousarray(volume.reshape(len(pages), down * rows, across * columns)[:, :length, :width])
 
 
-def _undo_predictor(lines, predictor, header) -> np.ndarray:
+def _undo_predictor(lines: NDArray[np.uint8], predictor: int, header: _Header) -> NDArray[Any]:
     """Turn lines of decoded bytes (n, bytes of a line) into grey values (n, width): TIFF 6.0, section 14, and supplement 3."""
     dtype = header.dtype
     if predictor == 3 and dtype.kind == "f":
@@ -448,7 +398,7 @@ def _undo_predictor(lines, predictor, header) -> np.ndarray:
     return np.cumsum(steps, axis=1, dtype=steps.dtype).view(dtype)
 
 
-def _decode_with_tifffile(path, numbered_pages, header) -> np.ndarray:
+def _decode_with_tifffile(path: Path, numbered_pages: Sequence[tuple[int, tiff.Page]], header: _Header) -> NDArray[Any]:
     import tifffile
 
     depth = header.shape[0] // len(header.pages)
@@ -466,15 +416,11 @@ def _decode_with_tifffile(path, numbered_pages, header) -> np.ndarray:
         is_missing = isinstance(error, ImportError) or "imagecodecs" in str(error)
         if is_missing and not find_spec("imagecodecs"):
             raise ValueError("tifffile needs imagecodecs for it: pip install imagecodecs") from error
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(one_line(error)) from error
     return pixels.reshape(-1, *header.shape[1:])
 
 
-def _one_line(error) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _encode_with_tifffile(stream, array, note) -> None:
+def _encode_with_tifffile(stream: IO[bytes], array: NDArray[Any], note: str) -> None:
     import tifffile
 
     with tifffile.TiffWriter(stream, bigtiff=array.nbytes > 2**31) as writer:
@@ -490,7 +436,7 @@ def _encode_with_tifffile(stream, array, note) -> None:
             )
 
 
-def _encode_with_pillow(stream, array, note) -> None:
+def _encode_with_pillow(stream: IO[bytes], array: NDArray[Any], note: str) -> None:
     from PIL import Image
 
     first, *others = (Image.fromarray(np.ascontiguousarray(page)) for page in array)

@@ -7,6 +7,7 @@ taken over a sample's labelled voxels; a sample without any gives 0, and counts 
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,30 +16,24 @@ from torch.nn import functional as F
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_integer, check_real
 from vesuvius_kit.constants import SURFACE, UNLABELLED
 
-# Keeps ratios of sums defined where both are empty.
 EPSILON = 1e-5
-# Voxels up to the first distance from the boundary count fully, from the second on not at all.
+"""Keeps ratios of sums defined where both are empty."""
 BOUNDARY_FULL = 3
+"""Voxels up to this distance from the boundary count fully in `boundary_loss`."""
 BOUNDARY_NONE = 5
+"""Voxels from this distance on do not count in `boundary_loss`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledVoxels:
-    """A batch of logits and labels, ready for the components; made by `select_labelled`.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        (B, 1, Z, Y, X), float32 or float64; 0 where unlabelled, without a gradient there.
-    target : torch.Tensor
-        Of the same shape and dtype; 1 on surface, 0 on background and where unlabelled.
-    labelled : torch.Tensor
-        Of the same shape and dtype; 1 where labelled, else 0.
-    """
+    """A batch of logits and labels, ready for the components; made by `select_labelled`."""
 
     logits: Tensor
+    """(B, 1, Z, Y, X), float32 or float64; 0 where unlabelled, without a gradient there."""
     target: Tensor
+    """Of the same shape and dtype; 1 on surface, 0 on background and where unlabelled."""
     labelled: Tensor
+    """Of the same shape and dtype; 1 where labelled, else 0."""
 
     @functools.cached_property
     def count(self) -> Tensor:
@@ -56,17 +51,9 @@ class LabelledVoxels:
         return F.binary_cross_entropy_with_logits(self.logits, self.target, reduction="none") * self.labelled
 
     def average(self, values: Tensor) -> Tensor:
-        """Return the mean over each sample's labelled voxels.
+        """Return the mean of (B, 1, Z, Y, X) values, 0 where unlabelled, over each sample's labelled voxels.
 
-        Parameters
-        ----------
-        values : torch.Tensor
-            (B, 1, Z, Y, X), 0 where unlabelled.
-
-        Returns
-        -------
-        torch.Tensor
-            (B,); 0 for a sample without labelled voxels.
+        (B,); 0 for a sample without labelled voxels.
         """
         return values.sum((1, 2, 3, 4)) / self.count
 
@@ -76,21 +63,10 @@ def select_labelled(logits: Tensor, labels: Tensor) -> LabelledVoxels:
 
     Parameters
     ----------
-    logits : torch.Tensor
-        float (B, 1, Z, Y, X); half precision is widened to float32.
-    labels : torch.Tensor
-        integer (B, Z, Y, X) on the same device; 0 background, 1 surface, 2 unlabelled.
-
-    Returns
-    -------
-    LabelledVoxels
-
-    Raises
-    ------
-    InputTypeError
-        Not tensors, logits not floating, labels not integer.
-    InputValueError
-        Shapes that do not belong together, an empty batch, another label value.
+    logits
+        Floating, (B, 1, Z, Y, X); half precision is widened to float32.
+    labels
+        Integer, (B, Z, Y, X), on the same device; 0 background, 1 surface, 2 unlabelled.
     """
     for name, tensor in (("logits", logits), ("labels", labels)):
         if not isinstance(tensor, Tensor):
@@ -118,19 +94,9 @@ def select_labelled(logits: Tensor, labels: Tensor) -> LabelledVoxels:
 
 
 def dice_loss(voxels: LabelledVoxels) -> Tensor:
-    """Return one minus the soft Dice overlap (Milletari et al., 3DV 2016, without their squares).
+    """Return one minus the soft Dice overlap (Milletari et al., 3DV 2016, without their squares), (B,) in [0, 1].
 
     1 - (2 sum(p t) + e) / (sum p + sum t + e), e = 1e-5.
-
-    Parameters
-    ----------
-    voxels : LabelledVoxels
-        The batch.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,) in [0, 1].
     """
     p, t = voxels.probability, voxels.target
     over = (1, 2, 3, 4)
@@ -138,18 +104,7 @@ def dice_loss(voxels: LabelledVoxels) -> Tensor:
 
 
 def cross_entropy_loss(voxels: LabelledVoxels) -> Tensor:
-    """Return the mean binary cross-entropy.
-
-    Parameters
-    ----------
-    voxels : LabelledVoxels
-        The batch.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,) in nats, >= 0.
-    """
+    """Return the mean binary cross-entropy, (B,) in nats."""
     return voxels.average(voxels.cross_entropy)
 
 
@@ -160,30 +115,18 @@ def focal_loss(
     alpha: float = 0.35,
     class_weights: tuple[float, float] = (1.0, 1.5),
 ) -> Tensor:
-    """Return the focal loss (Lin et al., ICCV 2017): the mean of c_t a_t (1 - p_t)^gamma times the cross-entropy.
+    """Return the focal loss (Lin et al., ICCV 2017): the mean of c_t a_t (1 - p_t)^gamma times the cross-entropy, (B,).
 
     The mean divides by the number of voxels, not by the sum of the weights.
 
     Parameters
     ----------
-    voxels : LabelledVoxels
-        The batch.
-    gamma : float
+    gamma
         How strongly voxels that are already right are played down, >= 0.
-    alpha : float
+    alpha
         a_t on surface, in [0, 1]; it is 1 - `alpha` on background.
-    class_weights : tuple of float
+    class_weights
         c_t on background and on surface, >= 0.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,), >= 0.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        A setting outside its range.
     """
     gamma = check_real("focal_gamma", gamma, minimum=0.0)
     alpha = check_real("focal_alpha", alpha, minimum=0.0, maximum=1.0)
@@ -196,23 +139,8 @@ def focal_loss(
     return voxels.average(weight * torch.exp(gamma * log_wrong) * voxels.cross_entropy)
 
 
-def check_class_weights(class_weights) -> tuple[float, float]:
-    """Return the two class weights as floats.
-
-    Parameters
-    ----------
-    class_weights : sequence of float
-        Of background and surface, >= 0.
-
-    Returns
-    -------
-    tuple of float
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not two numbers >= 0.
-    """
+def check_class_weights(class_weights: Sequence[float]) -> tuple[float, float]:
+    """Return the weights of background and surface, each >= 0, as floats."""
     if not isinstance(class_weights, (tuple, list)) or len(class_weights) != 2:
         raise InputValueError(f"class_weights must be two numbers (background, surface), got {class_weights!r}")
     background, surface = (
@@ -235,25 +163,13 @@ def _shrink_along(axis: int, squared: Tensor) -> Tensor:
 
 @torch.no_grad()
 def weigh_boundary(voxels: LabelledVoxels) -> Tensor:
-    """Return how much each voxel counts in the boundary component.
+    """Return how much each voxel counts in the boundary component, (B, 1, Z, Y, X) in the dtype of the logits.
 
-    The distance d of a labelled voxel is the exact Euclidean distance, in voxels, to the nearest labelled voxel of the
-    other class within the sample: 1 for the voxels that face each other across the boundary. A surface that ends at
-    unlabelled voxels has no boundary there: nobody looked. It is computed by three passes of shifted minima
-    (Felzenszwalb and Huttenlocher, 2012, the sum of squares taken axis by axis), on the device of the labels and in
-    8-bit integers: beyond 5 voxels nothing is asked.
-
-    Parameters
-    ----------
-    voxels : LabelledVoxels
-        The batch.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, 1, Z, Y, X) in the dtype of the logits: 1 for d <= 3, falling linearly to 0 at d = 5; 0 where unlabelled
-        and throughout a sample with one class only.
+    1 for d <= 3, falling linearly to 0 at d = 5, where d is the exact Euclidean distance, in voxels, to the nearest
+    labelled voxel of the other class within the sample. 0 where unlabelled, and throughout a sample of one class. A surface
+    has no boundary where it ends at unlabelled voxels.
     """
+    # Three passes of shifted minima (Felzenszwalb and Huttenlocher, 2012), in 8-bit integers: distances end at 5.
     farthest = BOUNDARY_NONE**2
     surface = voxels.target > 0.5
     background = (voxels.labelled > 0.5) & ~surface
@@ -267,17 +183,9 @@ def weigh_boundary(voxels: LabelledVoxels) -> Tensor:
 
 
 def boundary_loss(voxels: LabelledVoxels) -> Tensor:
-    """Return the mean cross-entropy near the target's boundary, weighted by `weigh_boundary`.
+    """Return the mean cross-entropy near the target's boundary, weighted by `weigh_boundary`, (B,) in nats.
 
-    Parameters
-    ----------
-    voxels : LabelledVoxels
-        The batch.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,) in nats, >= 0; 0 for a sample without a boundary.
+    0 for a sample without a boundary.
     """
     weight = weigh_boundary(voxels)
     total = weight.sum((1, 2, 3, 4))
@@ -289,17 +197,8 @@ def variance_loss(voxels: LabelledVoxels) -> Tensor:
     """Return (1 - Var(p))^2 + max(0, 0.5 - H(p)), the term that rewards uncertainty in the plateau case.
 
     Var is the population variance of p and H the mean binary entropy in nats. The first part cannot fall under 0.5625,
-    since Var cannot pass 0.25; the second punishes decided outputs.
-
-    Parameters
-    ----------
-    voxels : LabelledVoxels
-        The batch.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,) in [0.5625, 1.5]; 0 for a sample without labelled voxels.
+    since Var cannot pass 0.25; the second punishes decided outputs. (B,) in [0.5625, 1.5], or 0 for a sample without
+    labelled voxels.
     """
     p = voxels.probability
     mean = voxels.average(p).view(-1, 1, 1, 1, 1)
@@ -337,28 +236,12 @@ def _skeletonise(x: Tensor, iterations: int) -> Tensor:
 
 
 def cldice_loss(voxels: LabelledVoxels, *, iterations: int = 3) -> Tensor:
-    """Return one minus the soft centreline Dice (Shit et al., CVPR 2021).
+    """Return one minus the soft centreline Dice (Shit et al., CVPR 2021), (B,) in [0, 1].
 
     The harmonic mean of how much of the prediction's soft skeleton lies in the target and how much of the target's
     lies in the prediction; both ratios are smoothed by e = 1e-5. Unlabelled voxels count as background under the
-    pooling windows and are left out of the sums.
-
-    Parameters
-    ----------
-    voxels : LabelledVoxels
-        The batch.
-    iterations : int
-        Erosions of the soft skeleton, >= 0; structures up to twice as many voxels thick are thinned fully.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,) in [0, 1].
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        `iterations` is not an integer >= 0.
+    pooling windows and are left out of the sums. Structures up to twice as many voxels thick as there are
+    ``iterations`` of the erosion are thinned fully.
     """
     check_integer("cldice_iterations", iterations, minimum=0)
     p, t = voxels.probability, voxels.target
@@ -371,19 +254,9 @@ def cldice_loss(voxels: LabelledVoxels, *, iterations: int = 3) -> Tensor:
 
 
 def connectivity_loss(voxels: LabelledVoxels) -> Tensor:
-    """Return the mean squared difference of prediction and target after a maximum over 3^3 voxels.
+    """Return the mean squared difference of prediction and target after a maximum over 3^3 voxels, (B,) in [0, 1].
 
     Unlabelled voxels count as background under the windows and are left out of the mean.
-
-    Parameters
-    ----------
-    voxels : LabelledVoxels
-        The batch.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,) in [0, 1].
     """
     difference = _dilate(voxels.probability) - _dilate(voxels.target)
     return voxels.average(difference.square() * voxels.labelled)

@@ -1,6 +1,6 @@
 """The weighted sum of loss components that a run trains on."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import torch
@@ -10,6 +10,7 @@ from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, c
 from vesuvius_kit.losses import functional
 
 COMPONENTS = ("boundary", "cldice", "connectivity", "cross_entropy", "dice", "focal", "variance")
+"""Names of the components that `WeightedLoss` knows."""
 
 
 class WeightedLoss(nn.Module):
@@ -21,23 +22,32 @@ class WeightedLoss(nn.Module):
 
     Parameters
     ----------
-    weights : mapping of str to float
+    weights
         Component name to weight, each >= 0 and not all 0; a component with weight 0 or left out is not computed.
-    focal_gamma : float
+    focal_gamma, focal_alpha
         See `functional.focal_loss`.
-    focal_alpha : float
-        See `functional.focal_loss`.
-    class_weights : tuple of float
+    class_weights
         Of background and surface; they multiply the focal component only.
-    cldice_iterations : int
+    cldice_iterations
         See `functional.cldice_loss`.
-    report : collection of str
+    report
         Components to compute for the log although their weight is 0.
 
-    Raises
-    ------
-    InputTypeError, InputValueError
-        An unknown name, a negative weight, no weight above 0, a setting outside its range.
+    Examples
+    --------
+    >>> import torch
+    >>> import vesuvius_kit as vk
+    >>> loss = vk.WeightedLoss({"dice": 1.0, "cross_entropy": 0.5})
+    >>> logits = torch.zeros(1, 1, 2, 2, 2, requires_grad=True)
+    >>> labels = torch.tensor([[[[0, 1], [2, 0]], [[1, 0], [2, 2]]]])
+    >>> total, components = loss(logits, labels)
+    >>> {name: round(float(value), 3) for name, value in components.items()}
+    {'cross_entropy': 0.693, 'dice': 0.556}
+    >>> round(float(total.detach()), 3)
+    0.902
+    >>> total.backward()
+    >>> bool((logits.grad[0, 0][labels[0] == 2] == 0).all())  # no gradient where unlabelled
+    True
     """
 
     def __init__(
@@ -49,7 +59,7 @@ class WeightedLoss(nn.Module):
         class_weights: tuple[float, float] = (1.0, 1.5),
         cldice_iterations: int = 3,
         report: Collection[str] = (),
-    ):
+    ) -> None:
         super().__init__()
         if not isinstance(weights, Mapping):
             raise InputTypeError(f"loss weights must be a mapping of names to numbers, got {type(weights).__name__}")
@@ -67,7 +77,7 @@ class WeightedLoss(nn.Module):
             class_weights=functional.check_class_weights(class_weights),
         )
         iterations = check_integer("cldice_iterations", cldice_iterations, minimum=0)
-        functions = {
+        functions: dict[str, Callable[[functional.LabelledVoxels], Tensor]] = {
             "boundary": functional.boundary_loss,
             "cldice": partial(functional.cldice_loss, iterations=iterations),
             "connectivity": functional.connectivity_loss,
@@ -77,56 +87,33 @@ class WeightedLoss(nn.Module):
             "variance": functional.variance_loss,
         }
         self.weights = {name: weight for name, weight in checked.items() if weight > 0}
-        self._settings = {
-            "focal_gamma": focal_gamma,
-            "focal_alpha": focal_alpha,
-            "class_weights": class_weights,
-            "cldice_iterations": cldice_iterations,
-        }
+        self._with_weights = partial(
+            WeightedLoss,
+            focal_gamma=focal_gamma,
+            focal_alpha=focal_alpha,
+            class_weights=class_weights,
+            cldice_iterations=cldice_iterations,
+        )
         self._functions = {name: functions[name] for name in COMPONENTS if name in self.weights or name in report}
 
     def alone(self, name: str) -> "WeightedLoss":
-        """Return the loss of one component with weight 1 and the same settings.
-
-        Parameters
-        ----------
-        name : str
-            One of `COMPONENTS`.
-
-        Returns
-        -------
-        WeightedLoss
-
-        Raises
-        ------
-        InputValueError
-            An unknown name.
-        """
-        return WeightedLoss({name: 1.0}, **self._settings)
+        """Return the loss of one of `COMPONENTS` with weight 1 and the same settings."""
+        return self._with_weights({name: 1.0})
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum and its components.
+        """Return the weighted sum, 0-d with a gradient, and its components by name.
+
+        Those are detached 0-d values before weighting, one for each weight above 0 and each name of `report`. A batch without
+        any labelled voxel gives 0 with zero gradients.
 
         Parameters
         ----------
-        logits : torch.Tensor
-            float (B, 1, Z, Y, X); computed in float32 (float64 stays), whatever autocast says.
-        labels : torch.Tensor
-            integer (B, Z, Y, X); 0 background, 1 surface, 2 unlabelled.
-
-        Returns
-        -------
-        total : torch.Tensor
-            0-d, with a gradient; a batch without any labelled voxel gives 0 with zero gradients.
-        components : dict of str to torch.Tensor
-            Name to detached 0-d value before weighting, for each weight above 0 and each name of `report`.
-
-        Raises
-        ------
-        InputTypeError, InputValueError
-            Tensors of the wrong kind or shape, a label value outside 0 to 2.
+        logits
+            Floating, (B, 1, Z, Y, X); computed in float32 (float64 stays), whatever autocast says.
+        labels
+            Integer, (B, Z, Y, X); 0 background, 1 surface, 2 unlabelled.
         """
-        components = {}
+        components: dict[str, Tensor] = {}
         with torch.autocast(logits.device.type, enabled=False):
             voxels = functional.select_labelled(logits, labels)
             total = voxels.logits.new_zeros(())

@@ -1,11 +1,15 @@
 """Surface Dice within a tolerance."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_real, check_same_shape, check_spacing
-from vesuvius_kit.voxel.bits import _lowest_bit, ball_rows, dilate, pack_mask, shift_down
+from vesuvius_kit.constants import SURFACE_TOLERANCE
+from vesuvius_kit.voxel.bits import ball_rows, dilate, lowest_bit, pack_mask, shift_down
 from vesuvius_kit.voxel.compilation import compiled
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)
@@ -32,31 +36,39 @@ _FACETS = {
 }
 
 
-def surface_dice(prediction, label, *, tolerance=2.0, spacing=(1, 1, 1)):
+def surface_dice(
+    prediction: NDArray[Any],
+    label: NDArray[Any],
+    *,
+    tolerance: float = SURFACE_TOLERANCE,
+    spacing: Sequence[float] = (1, 1, 1),
+) -> float:
     """Compute the share of both surfaces that lies within a tolerance of the other (Nikolov et al., arXiv:1809.04430).
 
-    The value equals ``compute_surface_dice_at_tolerance`` of the package surface-distance. Only "within the tolerance" is
-    asked of a distance, so each surface is dilated by a ball, 64 voxels at a time, and no distance is computed.
+    The value equals ``compute_surface_dice_at_tolerance`` of the package surface-distance: 0 to 1; 1 if both masks are empty,
+    0 if one is.
 
     Parameters
     ----------
-    prediction, label : numpy.ndarray
+    prediction, label
         (Z, Y, X), any numeric or bool dtype; non-zero is foreground and NaN is background.
-    tolerance : float
+    tolerance
         Inclusive, >= 0, in the unit of ``spacing``.
-    spacing : sequence of 3 floats
+    spacing
         Voxel size along z, y, x.
 
-    Returns
-    -------
-    float
-        0 to 1; 1 if both masks are empty, 0 if one is.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not numeric arrays of three dimensions and the same shape, a negative tolerance, a spacing that is not positive.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import vesuvius_kit as vk
+    >>> label = np.zeros((16, 16, 16), dtype=bool)
+    >>> label[:, 4] = True
+    >>> prediction = np.roll(label, 3, axis=1)  # the same sheet, three voxels off
+    >>> [round(vk.surface_dice(prediction, label, tolerance=tolerance), 3) for tolerance in (1, 2, 3)]
+    [0.0, 0.5, 1.0]
     """
+    # Only "within the tolerance" is asked of a distance, so each surface is dilated by a ball, 64 voxels at a time, and no
+    # distance is computed.
     tolerance = check_real("tolerance", tolerance, minimum=0)
     spacing = check_spacing("spacing", spacing)
     check_array("prediction", prediction)
@@ -76,24 +88,11 @@ def surface_dice(prediction, label, *, tolerance=2.0, spacing=(1, 1, 1)):
     return near / total
 
 
-def surface_areas(spacing=(1, 1, 1)):
+def surface_areas(spacing: Sequence[float] = (1, 1, 1)) -> NDArray[np.float64]:
     """Tabulate the area of the surface element in each neighbourhood of 2x2x2 voxels.
 
-    Parameters
-    ----------
-    spacing : sequence of 3 floats
-        Voxel size along z, y, x.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, (256,), in the squared unit of ``spacing``. Bit ``4 z + 2 y + x`` of the index says that corner
-        (z, y, x) is inside.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        A spacing that is not three positive numbers.
+    (256,), in the squared unit of ``spacing``, the voxel size along z, y, x. Bit ``4 z + 2 y + x`` of the index says that
+    corner (z, y, x) is inside.
     """
     step_z, step_y, step_x = check_spacing("spacing", spacing)
     scale = np.array([step_y * step_x, step_z * step_x, step_z * step_y])
@@ -110,7 +109,7 @@ def surface_areas(spacing=(1, 1, 1)):
     return areas
 
 
-def _find_borders(words):
+def _find_borders(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Mark the 2x2x2 neighbourhoods that are neither all inside nor all outside."""
     any_inside, all_inside = words | shift_down(words), words & shift_down(words)
     any_inside, all_inside = any_inside[:-1] | any_inside[1:], all_inside[:-1] & all_inside[1:]
@@ -119,7 +118,7 @@ def _find_borders(words):
 
 
 @compiled(nogil=True)
-def _count_codes(words, borders, near):
+def _count_codes(words: NDArray[np.uint64], borders: NDArray[np.uint64], near: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Count the neighbourhoods on a border by code: row 1 those that are near the other border, row 0 the others."""
     counts = np.zeros((2, 256), dtype=np.int64)
     n_z, n_y, n_w = borders.shape
@@ -128,11 +127,11 @@ def _count_codes(words, borders, near):
             for k in range(n_w):
                 todo = borders[z, y, k]
                 while todo != _NONE:
-                    bit = _lowest_bit(todo)
+                    bit = lowest_bit(todo)
                     shift = np.uint64(bit)
                     close = (near[z, y, k] >> shift) & _ONE
                     todo &= todo - _ONE
-                    code = 0
+                    code = np.int64(0)
                     for corner in range(4):
                         row_z, row_y = z + corner // 2, y + corner % 2
                         pair = (words[row_z, row_y, k] >> shift) & np.uint64(3)

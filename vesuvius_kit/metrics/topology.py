@@ -1,6 +1,10 @@
 """TopoScore: matched Betti features of prediction and label, octant by octant."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_same_shape
 from vesuvius_kit.voxel.bits import pack_mask
@@ -9,6 +13,7 @@ from vesuvius_kit.voxel.cubical import count_cavities, euler_characteristic, pai
 from vesuvius_kit.voxel.tunnels import pair_tunnels
 
 DIMENSION_WEIGHTS = (0.34, 0.33, 0.33)
+"""Weights of components, tunnels and cavities in the TopoScore."""
 FEATURE = np.dtype(
     [
         ("side", "U10"),
@@ -19,27 +24,34 @@ FEATURE = np.dtype(
         ("partner", np.int64),
     ]
 )
+"""What `betti_matching_features` tells of a feature."""
 _PAIRINGS = (pair_components, pair_tunnels, pair_cavities)
 
 
-def betti_matching_counts(prediction_mask, label_mask):
+def betti_matching_counts(prediction_mask: NDArray[Any], label_mask: NDArray[Any]) -> NDArray[np.int64]:
     """Count the features of two masks and those that match (Stucki et al., arXiv:2407.04683), in one block.
+
+    (3, 3): a row for each dimension (components but one, tunnels, cavities), columns matched, predicted, labelled. Zeros for
+    empty masks.
 
     Parameters
     ----------
-    prediction_mask, label_mask : numpy.ndarray
+    prediction_mask, label_mask
         (Z, Y, X), any numeric or bool dtype; non-zero is foreground and NaN is background.
 
-    Returns
-    -------
-    numpy.ndarray
-        int64, (3, 3): a row for each dimension (components but one, tunnels, cavities), columns matched, predicted,
-        labelled. Zeros for empty masks.
+    Examples
+    --------
+    A ring has a tunnel; where one voxel is missing it has none.
 
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not numeric arrays of three dimensions and the same shape.
+    >>> import numpy as np
+    >>> import vesuvius_kit as vk
+    >>> label = np.zeros((1, 5, 5), dtype=bool)
+    >>> label[0, 1:4, 1:4] = True
+    >>> label[0, 2, 2] = False
+    >>> prediction = label.copy()
+    >>> prediction[0, 1, 2] = False
+    >>> vk.betti_matching_counts(prediction, label).tolist()
+    [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
     """
     parts = pack_mask(prediction_mask), pack_mask(label_mask)
     check_same_shape("prediction_mask", prediction_mask, "label_mask", label_mask)
@@ -56,32 +68,39 @@ def betti_matching_counts(prediction_mask, label_mask):
     return counts
 
 
-def betti_matching_features(prediction_mask, label_mask, *, by_octant=True):
+def betti_matching_features(
+    prediction_mask: NDArray[Any], label_mask: NDArray[Any], *, by_octant: bool = True
+) -> NDArray[np.void]:
     """List every feature of two masks, where it is born and dies, and which feature of the other it matches.
+
+    A component is born at its first voxel and dies at the edge over which it meets an elder one while the background fills in;
+    a tunnel is born with the edge that closes a way round it and dies at the square that closes it; a cavity is born with the
+    square above its last voxel and dies at that voxel.
+
+    The result is structured, one entry a feature, none for empty masks: ``side`` ("prediction" or "label"), ``dimension`` (0
+    component, 1 tunnel, 2 cavity), ``octant`` (0 to 7 in z-major order, -1 for the whole volume), ``birth`` and ``death``
+    (positions (z, y, x) in the whole volume), ``partner`` (index of the entry that it matches, -1 for none).
 
     Parameters
     ----------
-    prediction_mask, label_mask : numpy.ndarray
+    prediction_mask, label_mask
         (Z, Y, X), any numeric or bool dtype; non-zero is foreground and NaN is background. Unlabelled voxels are for the
         caller to clear in both.
-    by_octant : bool
+    by_octant
         Match each octant on its own, as the competition's score does; otherwise the whole volume as one block, as
         `betti_matching_counts` does.
 
-    Returns
-    -------
-    numpy.ndarray
-        Structured, one entry a feature: ``side`` ("prediction" or "label"), ``dimension`` (0 component, 1 tunnel, 2 cavity),
-        ``octant`` (0 to 7 in z-major order, -1 for the whole volume), ``birth`` and ``death`` (positions (z, y, x) in the
-        whole volume), ``partner`` (index of the entry that it matches, -1 for none). A component is born at its
-        first voxel and dies at the edge over which it meets an elder one while the background fills in; a tunnel is born
-        with the edge that closes a way round it and dies at the square that closes it; a cavity is born with the square
-        above its last voxel and dies at that voxel. No entries for empty masks.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not numeric arrays of three dimensions and the same shape.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import vesuvius_kit as vk
+    >>> ring = np.zeros((1, 5, 5), dtype=bool)
+    >>> ring[0, 1:4, 1:4] = True
+    >>> ring[0, 2, 2] = False
+    >>> for feature in vk.betti_matching_features(ring, ring, by_octant=False):
+    ...     print(feature["side"], int(feature["dimension"]), feature["death"].tolist(), int(feature["partner"]))
+    prediction 1 [0, 2, 2] 1
+    label 1 [0, 2, 2] 0
     """
     check_array("prediction_mask", prediction_mask)
     check_array("label_mask", label_mask)
@@ -100,7 +119,7 @@ def betti_matching_features(prediction_mask, label_mask, *, by_octant=True):
     return np.concatenate(tables)
 
 
-def _list_features(prediction_mask, label_mask):
+def _list_features(prediction_mask: NDArray[Any], label_mask: NDArray[Any]) -> NDArray[np.void]:
     """List the features of one block."""
     parts = pack_mask(prediction_mask), pack_mask(label_mask)
     n_x = label_mask.shape[2]
@@ -123,48 +142,26 @@ def _list_features(prediction_mask, label_mask):
     return features
 
 
-def _count_matches(prediction_pairs, label_pairs):
+def _count_matches(prediction_pairs: NDArray[np.int64], label_pairs: NDArray[np.int64]) -> int:
     deaths = np.concatenate([prediction_pairs[:, 4:], label_pairs[:, 4:]])
     return len(deaths) - len(np.unique(deaths, axis=0))
 
 
-def octants(shape):
-    """List the eight octants of a volume; the first half along each axis takes the odd voxel.
+def octants(shape: Sequence[int]) -> list[tuple[slice, slice, slice]]:
+    """List the eight octants of a volume in z-major order; the first half along each axis takes the odd voxel.
 
-    Parameters
-    ----------
-    shape : tuple of 3 int
-        (Z, Y, X).
-
-    Returns
-    -------
-    list of 8 tuples of 3 slices
-        In z-major order; octants of a short axis may be empty.
+    Octants of a short axis may be empty.
     """
     halves = [(slice(0, -(-size // 2)), slice(-(-size // 2), size)) for size in shape]
     return [(z, y, x) for z in halves[0] for y in halves[1] for x in halves[2]]
 
 
-def topology_score(counts):
-    """Turn counts of features into F1 values and the TopoScore.
+def topology_score(counts: NDArray[np.integer]) -> tuple[float, NDArray[np.float64]]:
+    """Turn counts of features, as `betti_matching_counts` gives them, into the TopoScore and the F1 values, (3,).
 
-    Parameters
-    ----------
-    counts : numpy.ndarray
-        int, (3, 3): rows are dimensions, columns matched, predicted, labelled.
-
-    Returns
-    -------
-    score : float
-        The mean of the F1 values of the active dimensions with weights 0.34, 0.33, 0.33; 1 if there is none.
-    f1 : numpy.ndarray
-        float64, (3,): ``2 matched / (predicted + labelled)``; ``0.5 / (predicted + 0.5)`` if nothing is labelled; NaN, and
-        inactive, if nothing is predicted either.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a (3, 3) array of integers.
+    F1 is ``2 matched / (predicted + labelled)``, or ``0.5 / (predicted + 0.5)`` if nothing is labelled. If nothing is predicted
+    either, it is NaN, and the dimension inactive. The TopoScore is the mean over the active dimensions with weights 0.34, 0.33,
+    0.33; 1 if there is none.
     """
     check_array("counts", counts, ndim=2, kinds="iu")
     f1 = np.full(3, np.nan)

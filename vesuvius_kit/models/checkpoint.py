@@ -6,12 +6,15 @@ kill at any moment leaves the old checkpoint or the new one, never half of each,
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,68 +29,89 @@ from vesuvius_kit.checks import (
     check_file,
     make_folder,
     name_os_errors,
+    one_line,
 )
+from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.io.run_folder import list_folds
-from vesuvius_kit.io.volume import write_atomically
-from vesuvius_kit.models import ModelRecord, create_model
+from vesuvius_kit.models import ModelRecord, SegmentationModel, create_model
 
 FILE_NAME = "checkpoint.safetensors"
 _DIGEST_LENGTH = 16
+# In bytes, as the safetensors library has it: a length that was damaged is not allocated.
+_LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
-
-    Parameters
-    ----------
-    record : ModelRecord
-        Which network the weights belong to and how its input is normalised.
-    weights : dict of str to torch.Tensor
-        The network's state dict.
-    optimizer : dict of str to torch.Tensor
-        The optimiser's tensors by ``{parameter index}.{name}``; empty in a ``best`` checkpoint.
-    state : dict
-        Epoch, controller, counters, history and the resolved configuration, as JSON holds them.
-    average : dict of str to torch.Tensor
-        The mean of the weights that a run takes towards its end; empty before.
-    """
+    """What a checkpoint file holds."""
 
     record: ModelRecord
-    weights: dict
-    optimizer: dict
-    state: dict
-    average: dict
+    """Which network the weights belong to and how its input is normalised."""
+    weights: dict[str, torch.Tensor]
+    """The network's state dict."""
+    optimizer: dict[str, torch.Tensor]
+    """The optimiser's tensors by ``{parameter index}.{name}``; empty in a ``best`` checkpoint."""
+    state: dict[str, Any]
+    """Epoch, controller, counters, history and the resolved configuration, as JSON holds them."""
+    average: dict[str, torch.Tensor]
+    """The mean of the weights that a run takes towards its end; empty before."""
 
 
-def save_checkpoint(folder, model, state: dict, optimizer=None, config_yaml: str | None = None, average=None) -> Path:
-    """Write a checkpoint, replacing an earlier one in the same folder in one move.
+class CheckpointHeader(NamedTuple):
+    """What a checkpoint says of itself; see `Checkpoint`."""
+
+    record: ModelRecord
+    state: dict[str, Any]
+
+
+class CheckpointFile(NamedTuple):
+    """A checkpoint on the disk, as it was when it was inspected."""
+
+    path: Path
+    digest: str
+    """16 digits of the SHA-256 of its bytes: what tells it from every other file."""
+    header: CheckpointHeader
+
+
+def save_checkpoint(
+    folder: Path | str,
+    model: SegmentationModel,
+    state: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer | None = None,
+    config_yaml: str | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write a checkpoint, replacing an earlier one in the same folder in one move, and return the file.
+
+    When the disk is full or read-only, the earlier checkpoint is as it was.
 
     Parameters
     ----------
-    folder : str or Path
+    folder
         Made if missing.
-    model : torch.nn.Module
+    model
         With ``record``, as `create_model` returns it.
-    state : dict
-        Anything JSON can hold.
-    optimizer : torch.optim.Optimizer, optional
+    state
+        Anything JSON can hold; the settings of the training as ``config``, for predictions.
+    optimizer
         Its tensors are stored as well; needed to resume, not to predict.
-    config_yaml : str, optional
+    config_yaml
         Written beside the file as ``config.yaml``.
-    average : dict of str to torch.Tensor, optional
+    average
         Averaged weights, stored beside the model's own.
 
-    Returns
-    -------
-    pathlib.Path
-        The file.
-
-    Raises
-    ------
-    InputOSError
-        The disk is full or read-only; the earlier checkpoint is as it was.
+    Examples
+    --------
+    >>> import tempfile, vesuvius_kit as vk
+    >>> model = vk.create_model("unet3d", initial_filters=2, depth=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = vk.save_checkpoint(folder, model, {"epoch": 3})
+    ...     restored = vk.load_model(folder)
+    >>> path.name, restored.record == model.record
+    ('checkpoint.safetensors', True)
     """
+    if model.record is None:
+        raise InputValueError("model must have a record, as create_model gives it, got none")
     folder = make_folder(folder)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if optimizer is not None:
@@ -114,13 +138,10 @@ def save_checkpoint(folder, model, state: dict, optimizer=None, config_yaml: str
     return path
 
 
-def remove_leftovers(folder) -> None:
+def remove_leftovers(folder: Path | str) -> None:
     """Remove what killed runs left of checkpoints they were writing, each as large as one; only its run may call this.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Of a checkpoint; it may be missing.
+    The folder, of a checkpoint, may be missing.
     """
     # Ours, and those of safetensors.
     for pattern in (f".{FILE_NAME}.*.part", ".config.yaml.*.part", ".*.link", ".tmp*"):
@@ -129,148 +150,112 @@ def remove_leftovers(folder) -> None:
                 leftover.unlink()
 
 
-def load_checkpoint(path) -> Checkpoint:
-    """Read a checkpoint onto the processor.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder or the file in it.
-
-    Returns
-    -------
-    Checkpoint
-
-    Raises
-    ------
-    InputNotFoundError
-        There is no such file.
-    InputValueError
-        It is not a checkpoint of the kit, or it is damaged.
-    """
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint, its folder or the file, onto the CPU; a damaged file, or one not of this kit, is refused."""
     with _open_checkpoint(path) as file:
-        record, state = _parse_header(file.metadata() or {}, path)
+        record, state = _parse_metadata(file.metadata() or {}, path)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     weights, optimizer, average = (_part(tensors, prefix) for prefix in ("model.", "optimizer.", "average."))
     return Checkpoint(record, weights, optimizer, state, average)
 
 
-def read_checkpoint_header(path) -> tuple[ModelRecord, dict]:
-    """Read what a checkpoint says of itself, and none of its tensors.
+def read_checkpoint_header(path: Path | str) -> CheckpointHeader:
+    """Read what a checkpoint, its folder or the file, says of itself, and none of its tensors."""
+    path = _file_of(path)
+    with name_os_errors(f"read {path}"), open(path, "rb") as stream:
+        return _read_header(stream, path)
 
-    Parameters
-    ----------
-    path : str or Path
-        The folder or the file in it.
 
-    Returns
-    -------
-    record : ModelRecord
-        Which network it is and how its input is normalised.
-    state : dict
-        See `Checkpoint.state`.
+def inspect_checkpoint(path: Path | str) -> CheckpointFile:
+    """Read a checkpoint, its folder or the file, once from end to end, for its header and its digest; nothing is kept of it."""
+    path = _file_of(path)
+    with name_os_errors(f"read {path}"), open(path, "rb") as stream:
+        header = _read_header(stream, path)
+        stream.seek(0)
+        return CheckpointFile(path, hashlib.file_digest(stream, "sha256").hexdigest()[:_DIGEST_LENGTH], header)
 
-    Raises
-    ------
-    InputNotFoundError, InputValueError
-        See `load_checkpoint`.
+
+def have_same_weights(path: Path | str, other: Path | str) -> bool:
+    """Return whether two checkpoints hold the same network weights, whatever else the files hold.
+
+    ``best`` and ``last`` of one epoch do, of which one file has an optimiser and the other has none. Reading ends at the first
+    tensor that differs.
     """
-    with _open_checkpoint(path) as file:
-        return _parse_header(file.metadata() or {}, path)
+    with _open_checkpoint(path) as first, _open_checkpoint(other) as second:
+        names, others = _names_of_weights(first), _names_of_weights(second)
+        return names == others and all(_is_equal(first.get_tensor(name), second.get_tensor(name)) for name in names)
 
 
-def read_digest(path) -> str:
-    """Return what tells one checkpoint file from every other: 16 digits of the SHA-256 of its bytes.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder or the file in it.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    InputNotFoundError
-        There is no such file.
-    """
-    with open(_file_of(path), "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:_DIGEST_LENGTH]
+def _names_of_weights(file: Any) -> list[str]:
+    return sorted(name for name in file.keys() if name.startswith("model."))  # noqa: SIM118 - not a dict
 
 
-def read_weights_digest(path) -> str:
-    """Return what tells the network's weights in a checkpoint from all others, whatever else the file holds.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder or the file in it.
-
-    Returns
-    -------
-    str
-        The same for ``best`` and ``last`` of one epoch, of which one file has an optimiser and the other has none.
-
-    Raises
-    ------
-    InputNotFoundError, InputValueError
-        See `load_checkpoint`.
-    """
-    digest = hashlib.sha256()
-    with _open_checkpoint(path) as file:
-        for name in sorted(name for name in file.keys() if name.startswith("model.")):  # noqa: SIM118 - not a dict
-            tensor = file.get_tensor(name)
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:_DIGEST_LENGTH]
+def _is_equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors are the same in type, shape and every bit, so that NaN equals itself."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    return torch.equal(first.reshape(-1).view(torch.uint8), second.reshape(-1).view(torch.uint8))
 
 
-def _file_of(path):
+def _file_of(path: Path | str) -> Path:
     path = Path(path)
     return check_file("checkpoint", path / FILE_NAME if path.is_dir() else path)
 
 
 @contextmanager
-def _open_checkpoint(path):
-    """The open file of a checkpoint."""
+def _open_checkpoint(path: Path | str) -> Iterator[Any]:
+    """The open file of a checkpoint, as safetensors has it: what is not asked for is not read."""
     path = _file_of(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except SafetensorError as error:
-        raise InputValueError(f"checkpoint must be a complete safetensors file, got {path}: {error}") from error
+        raise _not_complete(path, error) from error
 
 
-def _parse_header(header, path):
-    if not {"record", "state"} <= header.keys():
+def _not_complete(path: Path, reason: object) -> InputValueError:
+    return InputValueError(f"checkpoint must be a complete safetensors file, got {path}: {reason}")
+
+
+def _read_header(stream: BinaryIO, path: Path) -> CheckpointHeader:
+    """Read the header from the beginning of a file: 8 bytes of its length, then JSON, then the tensors without a gap."""
+    length = int.from_bytes(stream.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise _not_complete(path, f"a header of {length} bytes")
+    try:
+        content = json.loads(stream.read(length))
+        metadata = content.pop("__metadata__", None) or {}
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata must be text")
+        end = 8 + length + max((entry["data_offsets"][1] for entry in content.values()), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _not_complete(path, f"its header cannot be read ({one_line(error)})") from error
+    if end != (size := stream.seek(0, os.SEEK_END)):
+        raise _not_complete(path, f"{size} bytes where its header says {end}")
+    return _parse_metadata(metadata, path)
+
+
+def _parse_metadata(metadata: Mapping[str, Any], path: Path | str) -> CheckpointHeader:
+    """What the kit wrote into the metadata of a safetensors file."""
+    if not {"record", "state"} <= metadata.keys():
         raise InputValueError(f"checkpoint must have been written by this kit, got {path}")
     try:
-        record, state = (json.loads(header[name]) for name in ("record", "state"))
+        record, state = (json.loads(metadata[name]) for name in ("record", "state"))
         if not isinstance(record, dict) or not isinstance(state, dict):
             raise InputValueError("its record and its state are no JSON objects")
-        return ModelRecord.from_dict(record), state
+        return CheckpointHeader(ModelRecord.from_dict(record), state)
     except (ValueError, RecursionError, InputError) as error:
         raise InputValueError(f"checkpoint must have been written by this kit, got {path}: {error}") from error
 
 
-def _part(tensors, prefix):
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def link_checkpoint(source, target) -> None:
+def link_checkpoint(source: Path | str, target: Path | str) -> None:
     """Make one checkpoint's folder hold what another holds, in one move and, where the file system can, without a copy.
 
-    Parameters
-    ----------
-    source, target : str or Path
-        Folders; ``target`` is made if missing, and what it held is replaced.
-
-    Raises
-    ------
-    InputOSError
-        The disk is full or read-only; ``target`` holds what it held.
+    The folder ``target`` is made if missing. When the disk is full or read-only, it holds what it held.
     """
     source, target = Path(source), make_folder(target)
     # The weights last: what the folder is judged by.
@@ -286,7 +271,7 @@ def link_checkpoint(source, target) -> None:
                     partial.unlink(missing_ok=True)
 
 
-def _link_or_copy(source, target):
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
@@ -294,15 +279,10 @@ def _link_or_copy(source, target):
         shutil.copyfile(source, target)
 
 
-def restore_optimizer(optimizer, tensors: dict) -> None:
-    """Put the tensors of a checkpoint back into an optimiser over the same parameters.
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put the tensors of `Checkpoint.optimizer` back into an optimiser over the same parameters.
 
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        Its options (the rate among them) are kept; its state is replaced.
-    tensors : dict of str to torch.Tensor
-        `Checkpoint.optimizer`.
+    Its options (the rate among them) are kept; its state is replaced.
     """
     content = optimizer.state_dict()
     content["state"] = {}
@@ -312,25 +292,22 @@ def restore_optimizer(optimizer, tensors: dict) -> None:
     optimizer.load_state_dict(content)
 
 
-def load_model(path, digest: str | None = None) -> torch.nn.Module:
-    """Rebuild the network of a checkpoint with its weights, in evaluation mode.
+def load_model(path: Path | str, digest: str | None = None) -> SegmentationModel:
+    """Rebuild the network of a checkpoint, its folder or the file, with its weights, in evaluation mode on the CPU.
 
     Parameters
     ----------
-    path : str or Path
-        The checkpoint's folder or file.
-    digest : str, optional
-        What `read_digest` said of the file before: other bytes are refused.
+    digest
+        What `inspect_checkpoint` said of the file before: other bytes are refused.
 
-    Returns
-    -------
-    torch.nn.Module
-        On the processor, with ``record``.
-
-    Raises
-    ------
-    InputNotFoundError, InputValueError
-        See `load_checkpoint`; a file that was replaced; weights that are not those of the network.
+    Examples
+    --------
+    >>> import tempfile, vesuvius_kit as vk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = vk.save_checkpoint(folder, vk.create_model("unet3d", initial_filters=2, depth=1), {})
+    ...     model = vk.load_model(folder)
+    >>> model.record.name, model.training
+    ('unet3d', False)
     """
     path = _file_of(path)
     # Read once: what is compared with the digest is what predicts, also when the file is replaced in between.
@@ -342,10 +319,8 @@ def load_model(path, digest: str | None = None) -> torch.nn.Module:
     try:
         weights = _part(load_tensors(data), "model.")
     except SafetensorError as error:
-        raise InputValueError(f"checkpoint must be a complete safetensors file, got {path}: {error}") from error
-    # The file begins with the length of its header, in 8 bytes; the library gives no header of bytes.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-    record, _ = _parse_header(header, path)
+        raise _not_complete(path, error) from error
+    record, _ = _read_header(io.BytesIO(data), path)
     model = create_model(record.name, normalisation=record.normalisation, **record.options)
     try:
         model.load_state_dict(weights)
@@ -355,26 +330,13 @@ def load_model(path, digest: str | None = None) -> torch.nn.Module:
     return model.eval()
 
 
-def find_checkpoints(paths) -> list[Path]:
-    """Return the checkpoints meant by a list of paths, to be averaged.
+def find_checkpoints(paths: Iterable[Path | str]) -> list[Path]:
+    """Return the checkpoint files meant by some paths, to be averaged, in the order of the paths.
 
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        Each is a checkpoint (file or folder), a fold's folder (its ``best`` is taken, else ``last``) or a run's folder (every
-        fold in it: ``fold_0``, ``fold_1`` and so on, no other name).
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files, in the order of the paths.
-
-    Raises
-    ------
-    InputNotFoundError
-        Nothing was found at a path.
+    Each path is a checkpoint (file or folder), a fold's folder (its ``best`` is taken, else ``last``) or a run's folder (every
+    fold in it: ``fold_0``, ``fold_1`` and so on, no other name). Nothing at a path is an error.
     """
-    found = []
+    found: list[Path] = []
     for path in map(Path, paths):
         chosen = _checkpoint_of(path)
         files = [chosen] if chosen else [file for fold in list_folds(path) if (file := _checkpoint_of(fold))]

@@ -1,7 +1,10 @@
 """Models by name: what a configuration says becomes a network, and a network says how it can be built again."""
 
+import abc
 import dataclasses
 import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -10,10 +13,13 @@ from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice
 from vesuvius_kit.models.normalisation import Normalisation
 from vesuvius_kit.models.small_maps import mind_small_maps
 
-_BUILDERS = {}
+_ModelClass = TypeVar("_ModelClass", bound="type[SegmentationModel]")
+
+# By name: the class, and its options that are not recorded.
+_BUILDERS: dict[str, tuple["type[SegmentationModel]", tuple[str, ...]]] = {}
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Return `value` with every sequence as a tuple, the form in which options are compared."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(item) for item in value)
@@ -22,7 +28,7 @@ def _plain(value):
     return value
 
 
-def _listed(value):
+def _listed(value: Any) -> Any:
     """Return `value` with every sequence as a list, the form in which JSON and YAML give it back."""
     if isinstance(value, (list, tuple)):
         return [_listed(item) for item in value]
@@ -33,33 +39,20 @@ def _listed(value):
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
-    """All that is needed to build a model again, weights apart.
-
-    Parameters
-    ----------
-    name : str
-        The registered name.
-    options : dict
-        Every option of the model, defaults included: a default that changes later does not change an old checkpoint.
-    normalisation : Normalisation
-        How the model wants its grey values.
-    """
+    """All that is needed to build a model again, weights apart."""
 
     name: str
-    options: dict
+    """The registered name."""
+    options: dict[str, Any]
+    """Every option of the model, defaults included: a default that changes later does not change an old checkpoint."""
     normalisation: Normalisation
+    """How the model wants its grey values."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "options", _plain(self.options))
 
-    def to_dict(self) -> dict:
-        """Return the record as plain types that JSON and YAML keep.
-
-        Returns
-        -------
-        dict
-            With the keys "name", "options" and "normalisation".
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record, its fields by name, as plain types that JSON and YAML keep."""
         return {
             "name": self.name,
             "options": _listed(self.options),
@@ -67,23 +60,8 @@ class ModelRecord:
         }
 
     @classmethod
-    def from_dict(cls, record: dict) -> "ModelRecord":
-        """Return the record that `to_dict` wrote.
-
-        Parameters
-        ----------
-        record : dict
-            With the keys "name", "options" and "normalisation".
-
-        Returns
-        -------
-        ModelRecord
-
-        Raises
-        ------
-        InputTypeError, InputValueError
-            Not a mapping, or other keys.
-        """
+    def from_dict(cls, record: dict[str, Any]) -> "ModelRecord":
+        """Return the record that `to_dict` wrote; other keys are refused."""
         if not isinstance(record, dict):
             raise InputTypeError(f"model record must be a mapping, got {type(record).__name__}")
         if set(record) != {"name", "options", "normalisation"} or not isinstance(record["options"], dict):
@@ -93,37 +71,18 @@ class ModelRecord:
         return cls(str(record["name"]), record["options"], Normalisation.of(record["normalisation"]))
 
 
-class SegmentationModel(nn.Module):
-    """Base of every model: one channel in, one channel of logits out, at the input's resolution.
-
-    Attributes
-    ----------
-    size_divisor : int
-        Every edge of the input must be a multiple of it, in voxels.
-    record : ModelRecord
-        Set by `create_model`.
-    """
+class SegmentationModel(nn.Module, abc.ABC):
+    """Base of every model: one channel in, one channel of logits out, at the input's resolution."""
 
     size_divisor: int = 1
+    """Every edge of the input must be a multiple of it, in voxels."""
     record: ModelRecord | None = None
+    """Set by `create_model`."""
 
-    def forward(self, image):
-        """Return the logits of `image`.
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (B, 1, Z, Y, X) in the dtype autocast gives; positive means surface.
 
-        Parameters
-        ----------
-        image : torch.Tensor
-            float (B, 1, Z, Y, X), normalised as the record says.
-
-        Returns
-        -------
-        torch.Tensor
-            float (B, 1, Z, Y, X), in the dtype autocast gives; positive means surface.
-
-        Raises
-        ------
-        InputValueError
-            Another number of axes or channels, or an edge that is not a multiple of `size_divisor`.
+        The image is float (B, 1, Z, Y, X), normalised as the record says, its edges multiples of `size_divisor`.
         """
         if image.ndim != 5 or image.shape[1] != 1:
             raise InputValueError(f"image must have the shape (B, 1, Z, Y, X), got {tuple(image.shape)}")
@@ -135,47 +94,21 @@ class SegmentationModel(nn.Module):
             image = torch.empty_like(image, memory_format=torch.channels_last_3d).copy_(image)
         return self.compute_logits(image)
 
-    def compute_logits(self, image):
-        """Return the logits of a checked `image`; each model defines it.
-
-        Parameters
-        ----------
-        image : torch.Tensor
-            float (B, 1, Z, Y, X).
-
-        Returns
-        -------
-        torch.Tensor
-            float (B, 1, Z, Y, X).
-        """
-        raise NotImplementedError
+    @abc.abstractmethod
+    def compute_logits(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a checked `image`, both float (B, 1, Z, Y, X); each model defines it."""
 
 
-def register_model(name: str, *, not_recorded: tuple[str, ...] = ()):
-    """Return a decorator that makes a model class known under `name`.
+def register_model(name: str, *, not_recorded: tuple[str, ...] = ()) -> Callable[[_ModelClass], _ModelClass]:
+    """Return a decorator that makes a model class known under a new name; its keyword parameters are the model's options.
 
-    Parameters
-    ----------
-    name : str
-        What configurations call it.
-    not_recorded : tuple of str
-        Options that matter at the first start alone (a file of pretrained weights) and go into the record as their
-        default: a checkpoint must not need that file again.
-
-    Returns
-    -------
-    callable
-        Takes and returns the class, whose keyword parameters are the model's options.
-
-    Raises
-    ------
-    InputValueError
-        The name is taken.
+    ``not_recorded`` are options that matter at the first start alone (a file of pretrained weights) and go into the record as
+    their default: a checkpoint must not need that file again.
     """
     if name in _BUILDERS:
         raise InputValueError(f"model name must be new, got {name!r}")
 
-    def register(model_class):
+    def register(model_class: _ModelClass) -> _ModelClass:
         _BUILDERS[name] = (model_class, not_recorded)
         return model_class
 
@@ -183,37 +116,39 @@ def register_model(name: str, *, not_recorded: tuple[str, ...] = ()):
 
 
 def list_models() -> list[str]:
-    """Return the names `create_model` knows.
+    """Return the names `create_model` knows, sorted.
 
-    Returns
-    -------
-    list of str
-        Sorted.
+    Examples
+    --------
+    >>> import vesuvius_kit as vk
+    >>> vk.list_models()
+    ['resenc_unet', 'timm_unet', 'unet3d']
     """
     return sorted(_BUILDERS)
 
 
-def create_model(name: str, *, normalisation="volume", **options) -> SegmentationModel:
-    """Build a model with fresh weights.
+def create_model(
+    name: str, *, normalisation: Normalisation | str | dict[str, Any] = "volume", **options: Any
+) -> SegmentationModel:
+    """Build a model with fresh weights: float32, on the CPU, in training mode, with its `record`.
 
     Parameters
     ----------
-    name : str
+    name
         One of `list_models`.
-    normalisation : Normalisation, str or dict
+    normalisation
         How the model wants its grey values; see `Normalisation`.
     **options
         The model's own options; the class's docstring lists them.
 
-    Returns
-    -------
-    SegmentationModel
-        float32, on the CPU, in training mode, with its `record`.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        An unknown name or option, or a value that cannot be used.
+    Examples
+    --------
+    >>> import torch, vesuvius_kit as vk
+    >>> model = vk.create_model("unet3d", initial_filters=4, depth=2)
+    >>> model.size_divisor
+    4
+    >>> model(torch.zeros(1, 1, 16, 16, 16)).shape
+    torch.Size([1, 1, 16, 16, 16])
     """
     check_choice("model name", name, list_models())
     model_class, not_recorded = _BUILDERS[name]

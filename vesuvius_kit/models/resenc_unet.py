@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,6 +12,7 @@ from vesuvius_kit.models.blocks import (
     ConvBlock,
     Decoder,
     InstanceNorm,
+    UpsamplingKind,
     check_counts,
     initialise_weights,
 )
@@ -20,39 +22,23 @@ from vesuvius_kit.models.registry import SegmentationModel, register_model
 class ResidualBlock(nn.Module):
     """Two 3^3 convolutions beside a shortcut (He et al., 2016; average pooling in the shortcut as in ResNet-D).
 
-    Parameters
-    ----------
-    in_channels, out_channels : int
-        Channels before and after.
-    stride : int
-        Stride of the first convolution, in voxels.
+    The stride, in voxels, is that of the first convolution and of the shortcut.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         self.convs = nn.Sequential(
             ConvBlock(in_channels, out_channels, stride),
             nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
             InstanceNorm(out_channels),
         )
-        shortcut = [nn.AvgPool3d(stride)] if stride > 1 else []
+        shortcut: list[nn.Module] = [nn.AvgPool3d(stride)] if stride > 1 else []
         if in_channels != out_channels:
             shortcut += [nn.Conv3d(in_channels, out_channels, 1, bias=False), InstanceNorm(out_channels)]
         self.shortcut = nn.Sequential(*shortcut)
 
-    def forward(self, x):
-        """Return the block's feature.
-
-        Parameters
-        ----------
-        x : torch.Tensor
-            (B, in_channels, Z, Y, X).
-
-        Returns
-        -------
-        torch.Tensor
-            (B, out_channels, Z / stride, Y / stride, X / stride).
-        """
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (B, out_channels, Z / stride, Y / stride, X / stride) for `x` of (B, in_channels, Z, Y, X)."""
         return F.leaky_relu(self.convs(x) + self.shortcut(x), NEGATIVE_SLOPE)
 
 
@@ -64,11 +50,11 @@ class ResidualEncoderUNet(SegmentationModel):
 
     Parameters
     ----------
-    channels : sequence of int
-        Channels of each stage, shallowest first; `size_divisor` is 2 to the number of stages less one.
-    blocks : sequence of int
+    channels
+        Channels of each stage, shallowest first; ``size_divisor`` is 2 to the number of stages less one.
+    blocks
         Residual blocks of each stage.
-    upsampling : {"transposed", "trilinear", "nearest"}
+    upsampling
         How the decoder doubles the resolution.
     """
 
@@ -76,8 +62,8 @@ class ResidualEncoderUNet(SegmentationModel):
         self,
         channels: Sequence[int] = (32, 64, 128, 256, 320, 320),
         blocks: Sequence[int] = (1, 3, 4, 6, 6, 6),
-        upsampling: str = "transposed",
-    ):
+        upsampling: UpsamplingKind = "transposed",
+    ) -> None:
         super().__init__()
         channels = check_counts("channels", channels)
         blocks = check_counts("blocks", blocks)
@@ -97,19 +83,8 @@ class ResidualEncoderUNet(SegmentationModel):
         self.decoder = Decoder(channels[-1], shallower, shallower, n_convs=1, upsampling=upsampling)
         initialise_weights(self)
 
-    def compute_logits(self, image):
-        """Return the logits of a checked `image`.
-
-        Parameters
-        ----------
-        image : torch.Tensor
-            float (B, 1, Z, Y, X).
-
-        Returns
-        -------
-        torch.Tensor
-            float (B, 1, Z, Y, X).
-        """
+    def compute_logits(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a checked `image`."""
         features = []
         x = self.stem(image)
         for stage in self.encoder:

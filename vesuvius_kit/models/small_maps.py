@@ -1,5 +1,7 @@
 """Convolutions over a few voxels, whose gradients torch gets wrong in bfloat16 on a CPU."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -17,13 +19,13 @@ class CarefulConv3d(nn.Conv3d):
     def _get_name(self) -> str:
         return "Conv3d"
 
-    def _conv_forward(self, input, weight, bias):
+    def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if input.device.type == "cpu" and torch.is_autocast_enabled("cpu") and self._has_small_result(input.shape):
             with torch.autocast("cpu", enabled=False):
                 return super()._conv_forward(input.float(), weight, bias)
         return super()._conv_forward(input, weight, bias)
 
-    def _has_small_result(self, shape) -> bool:
+    def _has_small_result(self, shape: Sequence[int]) -> bool:
         if not isinstance(self.padding, tuple):
             return min(shape[-3:]) <= _LARGEST * max(self.stride)
         axes = zip(shape[-3:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
@@ -31,13 +33,7 @@ class CarefulConv3d(nn.Conv3d):
 
 
 def mind_small_maps(model: nn.Module) -> None:
-    """Make every `torch.nn.Conv3d` of a network a `CarefulConv3d`, in place; weights and their names stay.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Any network.
-    """
+    """Make every `torch.nn.Conv3d` of a network a `CarefulConv3d`, in place; weights and their names stay."""
     for module in model.modules():
         if type(module) is nn.Conv3d:
             module.__class__ = CarefulConv3d

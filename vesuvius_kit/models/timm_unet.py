@@ -4,6 +4,8 @@ import difflib
 import math
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,31 +13,26 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vesuvius_kit.checks import InputValueError, check_file, check_integer
-from vesuvius_kit.models.blocks import Decoder, check_counts, initialise_weights
+from vesuvius_kit.models.blocks import Decoder, UpsamplingKind, check_counts, initialise_weights
 from vesuvius_kit.models.registry import SegmentationModel, register_model
 
 
 def list_encoders() -> list[str]:
-    """Return the names timm-3d knows; not all of them give features, and `TimmUNet` says which do not.
-
-    Returns
-    -------
-    list of str
-        Sorted.
-    """
+    """Return the names timm-3d knows, sorted; not all of them give features, and `TimmUNet` refuses those."""
     import timm_3d
 
     return sorted(timm_3d.list_models())
 
 
-def _create_encoder(name: str, window_size: int | None) -> nn.Module:
+def _create_encoder(name: str, window_size: int | None) -> Any:
+    """The feature extractor of timm-3d, a module with ``feature_info``."""
     # timm-3d takes seconds to import: only this model pays for it.
     import timm_3d
 
     if not timm_3d.is_model(name):
         close = difflib.get_close_matches(name, list_encoders()) or ["resnet18", "efficientnet_b0", "convnext_tiny"]
         raise InputValueError(f"encoder must be a model of timm-3d, for example {', '.join(close)}, got {name!r}")
-    options = {} if window_size is None else {"img_size": 32 * window_size}
+    options: dict[str, Any] = {} if window_size is None else {"img_size": 32 * window_size}
     if name.startswith("vgg"):
         # Its classifier is thrown away, but drawn first: 7^3 x 512 weights for each of 4096 times this ratio, 2.9 GB.
         options["mlp_ratio"] = 1 / 4096
@@ -58,7 +55,7 @@ def _window_edges(encoder: nn.Module) -> list[int]:
     return [edge for part in encoder.modules() for edge in getattr(part, "partition_size", ())]
 
 
-def _load_encoder(encoder: nn.Module, path) -> None:
+def _load_encoder(encoder: nn.Module, path: Path | str) -> None:
     """Load a file of timm-3d weights into the feature extractor; whatever belongs to the classifier is left out."""
     path = check_file("encoder_weights", path)
     try:
@@ -99,17 +96,17 @@ class TimmUNet(SegmentationModel):
 
     Parameters
     ----------
-    encoder : str
+    encoder
         A name of timm-3d; resnet, seresnext, efficientnet, convnext, densenet, maxvit and vgg are known to work.
-    decoder_channels : sequence of int, optional
+    decoder_channels
         Channels of the decoder's levels, deepest first, one for each doubling (5 for most encoders). Default: 256
         halved at each level, not below 16.
-    upsampling : {"transposed", "trilinear", "nearest"}
+    upsampling
         How the decoder doubles the resolution.
-    window_size : int, optional
+    window_size
         Edge of the attention windows of encoders that have them (maxvit), in voxels of each stage's grid: a window of
-        w makes `size_divisor` 32 w. Default: the encoder's own, mostly 7 or 8.
-    encoder_weights : str or pathlib.Path, optional
+        w makes ``size_divisor`` 32 w. Default: the encoder's own, mostly 7 or 8.
+    encoder_weights
         A local file of timm-3d weights (.safetensors, or a pickle of plain tensors). Nothing is ever downloaded. It
         is not part of the model's record.
     """
@@ -118,10 +115,10 @@ class TimmUNet(SegmentationModel):
         self,
         encoder: str = "resnet18",
         decoder_channels: Sequence[int] | None = None,
-        upsampling: str = "transposed",
+        upsampling: UpsamplingKind = "transposed",
         window_size: int | None = None,
-        encoder_weights=None,
-    ):
+        encoder_weights: Path | str | None = None,
+    ) -> None:
         super().__init__()
         if window_size is not None:
             check_integer("window_size", window_size, minimum=1)
@@ -145,19 +142,8 @@ class TimmUNet(SegmentationModel):
         self.decoder = Decoder(widths[-1], skips, decoder_channels, n_convs=2, upsampling=upsampling)
         initialise_weights(self.decoder)
 
-    def compute_logits(self, image):
-        """Return the logits of a checked `image`.
-
-        Parameters
-        ----------
-        image : torch.Tensor
-            float (B, 1, Z, Y, X).
-
-        Returns
-        -------
-        torch.Tensor
-            float (B, 1, Z, Y, X).
-        """
+    def compute_logits(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a checked `image`."""
         features = self.encoder(image)
         joining = {reduction: features[index] for reduction, index in self._features.items()}
         joining.setdefault(1, image)

@@ -1,5 +1,8 @@
 """Whether a network takes the batches it will be given, found before the first step of a run."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -10,26 +13,19 @@ from vesuvius_kit.checks import InputError, InputValueError
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, AssertionError)
 
 
-def check_takes(model: nn.Module, batch_size: int, size, *, training: bool, name: str) -> None:
-    """Raise unless a network turns a batch of that shape into logits of that shape.
+def check_takes(model: nn.Module, batch_size: int, size: Sequence[int], *, training: bool, name: str) -> None:
+    """Raise unless a network turns a batch of images into logits of that shape.
+
+    Its weights, statistics and mode stay as they are.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Any network; its weights, statistics and mode stay as they are.
-    batch_size : int
-        Images in the batch.
-    size : sequence of int
-        Their edges in voxels, (z, y, x).
-    training : bool
+    size
+        Edges of the images in voxels, (z, y, x).
+    training
         Whether it is tried in training mode, where batch normalisation needs more than one value a channel.
-    name : str
+    name
         The setting that asks for it, as the message calls it: ``patches.size``.
-
-    Raises
-    ------
-    InputValueError
-        The network refuses it, or returns something else.
     """
     shape = (int(batch_size), 1, *map(int, size))
     was_training = model.training
@@ -49,7 +45,8 @@ def check_takes(model: nn.Module, batch_size: int, size, *, training: bool, name
 
 
 @torch.no_grad()
-def _answer(model, shape):
+def _answer(model: nn.Module, shape: Sequence[int]) -> Any:
+    """What a network returns for a batch of that shape, computed on shapes alone where that is possible."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     try:
         # Shapes alone, without a number: it takes neither time nor memory.
@@ -65,6 +62,6 @@ def _answer(model, shape):
         return functional_call(model, buffers, torch.zeros(shape, device=device))
 
 
-def _describe(model) -> str:
+def _describe(model: nn.Module) -> str:
     record = getattr(model, "record", None)
     return f"model {record.name}" if record is not None else type(model).__name__

@@ -1,10 +1,11 @@
 """The plain 3-D U-Net of the plateau case."""
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
 from vesuvius_kit.checks import check_integer
-from vesuvius_kit.models.blocks import ConvBlock, Decoder, initialise_weights
+from vesuvius_kit.models.blocks import ConvBlock, Decoder, UpsamplingKind, initialise_weights
 from vesuvius_kit.models.registry import SegmentationModel, register_model
 
 
@@ -14,24 +15,24 @@ class UNet3D(SegmentationModel):
 
     Parameters
     ----------
-    initial_filters : int
+    initial_filters
         Channels at full resolution; they double with every pooling.
-    depth : int
-        Number of poolings; `size_divisor` is 2 to this power.
-    upsampling : {"transposed", "trilinear", "nearest"}
+    depth
+        Number of poolings; ``size_divisor`` is 2 to this power.
+    upsampling
         How the decoder doubles the resolution.
-    half_resolution : bool
+    half_resolution
         Everything happens at half the resolution, an eighth of the work: a strided convolution comes first, and a
-        transposed one gives each of the eight voxels a logit of its own. For processors; `size_divisor` doubles.
+        transposed one gives each of the eight voxels a logit of its own. For CPUs; ``size_divisor`` doubles.
     """
 
     def __init__(
         self,
         initial_filters: int = 32,
         depth: int = 4,
-        upsampling: str = "transposed",
+        upsampling: UpsamplingKind = "transposed",
         half_resolution: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         check_integer("initial_filters", initial_filters, minimum=1)
         check_integer("depth", depth, minimum=1, maximum=8)
@@ -48,19 +49,8 @@ class UNet3D(SegmentationModel):
             self.decoder.head = nn.ConvTranspose3d(initial_filters, 1, 2, stride=2)
         initialise_weights(self)
 
-    def compute_logits(self, image):
-        """Return the logits of a checked `image`.
-
-        Parameters
-        ----------
-        image : torch.Tensor
-            float (B, 1, Z, Y, X).
-
-        Returns
-        -------
-        torch.Tensor
-            float (B, 1, Z, Y, X).
-        """
+    def compute_logits(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a checked `image`."""
         features = [self.encoder[0](image)]
         for level in self.encoder[1:]:
             features.append(level(F.max_pool3d(features[-1], 2)))

@@ -1,8 +1,9 @@
 """A whole competition folder of phantom chunks, in the competition's layout."""
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from vesuvius_kit.checks import (
     check_size,
     make_folder,
 )
-from vesuvius_kit.console import no_progress
+from vesuvius_kit.console import Progress, no_progress
+from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.io.listing import volume_id
-from vesuvius_kit.io.volume import write_atomically, write_volume
+from vesuvius_kit.io.volume import write_volume
 from vesuvius_kit.phantom.chunk import make_phantom
 from vesuvius_kit.phantom.styles import STYLES, list_styles
 
@@ -27,24 +29,25 @@ _EDITION = 2  # raise it when the same seed gives other voxels: ids change with 
 class _Chunk(NamedTuple):
     id: int
     style: str
-    shape: tuple
+    shape: tuple[int, ...]
     seed: int
-    files: dict  # path of each volume -> field of the Phantom it holds
+    files: dict[Path, Literal["image", "label", "surface"]]
+    """Path of each volume to the field of the Phantom it holds."""
 
 
 def write_competition(
-    folder,
+    folder: Path | str,
     *,
     train: int = 6,
     test: int = 1,
-    shape=(320, 320, 320),
-    test_shape=None,
+    shape: int | Sequence[int] = (320, 320, 320),
+    test_shape: int | Sequence[int] | None = None,
     seed: int = 0,
-    train_styles=None,
-    test_styles=None,
+    train_styles: Iterable[str] | None = None,
+    test_styles: Iterable[str] | None = None,
     deprecated: int = 1,
-    truth_folder=None,
-    progress=no_progress,
+    truth_folder: Path | str | None = None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write a small competition of phantom chunks: LZW TIFFs and tables where Kaggle has them.
 
@@ -53,41 +56,40 @@ def write_competition(
     ``train.csv``, as in the real data. Interrupted and called again with the same arguments it goes on: volumes that are
     there are kept, each file appears whole or not at all, and the tables are written last.
 
+    A folder that holds volumes which this call would not write, another phantom or real data, is refused.
+
     Parameters
     ----------
-    folder : str or Path
-        Where to; made when it is not there.
-    train : int
-        Number of training pairs, not counting the deprecated ones.
-    test : int
-        Number of test images.
-    shape : int or sequence of int
-        Size of each chunk in voxels, (z, y, x).
-    test_shape : int or sequence of int, optional
+    folder
+        Where to; made when it is not there. It is returned.
+    train, test
+        Number of training pairs, not counting the deprecated ones, and of test images.
+    shape
+        Size of each chunk in voxels, (z, y, x); one integer means a cube.
+    test_shape
         Size of the test chunks where it differs.
-    seed : int
+    seed
         Not negative; the same arguments write the same folder.
-    train_styles, test_styles : sequence of str, optional
+    train_styles, test_styles
         Styles that the training (deprecated ones included) and the test chunks take in turn; None means all of
         `list_styles`, in its order.
-    deprecated : int
+    deprecated
         Number of deprecated pairs.
-    truth_folder : str or Path, optional
+    truth_folder
         Where to keep what a competitor does not see of the test chunks: ``test_labels/{id}.tif`` and
         ``test_surfaces/{id}.tif`` (uint8 0 or 1, the full truth). None keeps nothing.
-    progress : callable
-        Wraps the loop over the chunks, with tqdm's calling form.
+    progress
+        Wraps the loop over the chunks, in tqdm's calling form.
 
-    Returns
-    -------
-    pathlib.Path
-        ``folder``.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        A count below 0, a bad shape or seed, an unknown style or none, or a ``folder`` that holds volumes which this call
-        would not write: another phantom, or real data.
+    Examples
+    --------
+    >>> import tempfile
+    >>> import vesuvius_kit as vk
+    >>> with tempfile.TemporaryDirectory() as scratch:
+    ...     folder = vk.write_competition(scratch, train=2, test=1, deprecated=0, shape=24, seed=1)
+    ...     chunks = vk.Competition(folder).train
+    ...     [vk.read_volume(chunk.label_path).shape for chunk in chunks]
+    [(24, 24, 24), (24, 24, 24)]
     """
     counts = {"train": train, "deprecated_train": deprecated, "test": test}
     for split, argument in zip(counts, ("train", "deprecated", "test")):
@@ -100,7 +102,7 @@ def write_competition(
     folder = Path(folder)
     truth_folder = None if truth_folder is None else Path(truth_folder)
 
-    plan = {}
+    plan: dict[str, list[_Chunk]] = {}
     for number, (split, count) in enumerate(counts.items()):
         styles, size = (test_styles, test_shape) if split == "test" else (train_styles, shape)
         plan[split] = [
@@ -125,7 +127,7 @@ def write_competition(
     return folder
 
 
-def _check_styles(name, styles) -> tuple[str, ...]:
+def _check_styles(name: str, styles: Iterable[str] | None) -> tuple[str, ...]:
     """Return the styles as a tuple; None means all of them."""
     if styles is None:
         return list_styles()
@@ -137,12 +139,14 @@ def _check_styles(name, styles) -> tuple[str, ...]:
     return styles
 
 
-def _plan_chunk(folder, truth_folder, split, style, shape, key) -> _Chunk:
+def _plan_chunk(
+    folder: Path, truth_folder: Path | None, split: str, style: str, shape: tuple[int, ...], key: Sequence[int]
+) -> _Chunk:
     """Decide id, seed and files of one chunk; the id follows from everything that decides its voxels."""
     rng = np.random.default_rng([*key, *shape, STYLES[style].scroll_id])
     # Nine digits and more, so that two chunks of one folder practically never share an id.
     chunk_id, seed = int(rng.integers(10**8, 2**31)), int(rng.integers(2**31))
-    files = {folder / f"{split}_images" / f"{chunk_id}.tif": "image"}
+    files: dict[Path, Literal["image", "label", "surface"]] = {folder / f"{split}_images" / f"{chunk_id}.tif": "image"}
     if split != "test":
         files[folder / f"{split}_labels" / f"{chunk_id}.tif"] = "label"
     elif truth_folder is not None:
@@ -151,7 +155,7 @@ def _plan_chunk(folder, truth_folder, split, style, shape, key) -> _Chunk:
     return _Chunk(chunk_id, style, shape, seed, files)
 
 
-def _refuse_strangers(folder, truth_folder, chunks) -> None:
+def _refuse_strangers(folder: Path, truth_folder: Path | None, chunks: Sequence[_Chunk]) -> None:
     """Raise if the folders hold volumes that are not among the planned ones."""
     planned = {path for chunk in chunks for path in chunk.files}
     roots = [folder] + ([truth_folder] if truth_folder is not None else [])
@@ -160,7 +164,7 @@ def _refuse_strangers(folder, truth_folder, chunks) -> None:
             raise InputValueError(f"folder must be empty or hold the same phantom competition, got {path}")
 
 
-def _write_table(path, chunks) -> None:
+def _write_table(path: Path, chunks: Sequence[_Chunk]) -> None:
     """Write ``id, scroll_id`` rows, ordered by id so that the order tells nothing."""
     with write_atomically(path) as stream:
         table = csv.writer(stream, lineterminator="\n")

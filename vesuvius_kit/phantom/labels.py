@@ -9,7 +9,9 @@ import math
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
+from vesuvius_kit.constants import BACKGROUND, SURFACE, UNLABELLED
 from vesuvius_kit.phantom.noise import hash_voxel, noise2
 from vesuvius_kit.voxel.compilation import compiled
 
@@ -27,29 +29,18 @@ _JITTER = 0.12  # deviation of a line from slice to slice
 _FARTHEST_LAYER = 4.0  # voxels between a line on the wrong layer and its recto
 
 
-def choose_wraps(rng, wrap, area, near, turns) -> np.ndarray:
+def choose_wraps(
+    rng: np.random.Generator,
+    wrap: NDArray[np.int16],
+    area: NDArray[np.float64],
+    near: NDArray[np.float64],
+    turns: int,
+) -> NDArray[np.bool_]:
     """Choose groups of neighbouring wraps to be labelled; how much of a chunk they fill varies from all to nearly nothing.
 
     No choice lets lines fill more than about `MOST_SURFACE` of the chunk, so where wraps are dense some are left out: real
-    chunks whose every wrap is labelled are those in which wraps are far apart.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Decides.
-    wrap : numpy.ndarray
-        int16 (Z, Y, X), the wrap of each voxel.
-    area : numpy.ndarray
-        float (turns + 1,), area of each wrap in the chunk, in voxels.
-    near : numpy.ndarray
-        float (turns + 1,), share of each wrap's voxels where the next one is nearer than `NEAREST_LABELS`.
-    turns : int
-        Number of turns of the spiral.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool (turns + 1,).
+    chunks whose every wrap is labelled are those in which wraps are far apart. ``area`` and ``near`` come from
+    `measure_wraps`, with the limit `NEAREST_LABELS`; the result has ``turns`` + 1 entries.
     """
     room = np.bincount(wrap.ravel(), minlength=turns + 1)
     apart = near <= NEAR_SHARE  # wrap k and k + 1 may both be labelled
@@ -80,25 +71,13 @@ def choose_wraps(rng, wrap, area, near, turns) -> np.ndarray:
     return chosen
 
 
-def draw_ends(rng, wrap, arc, turns) -> np.ndarray:
-    """Where labelled wraps end inside the chunk.
+def draw_ends(
+    rng: np.random.Generator, wrap: NDArray[np.int16], arc: NDArray[np.float32], turns: int
+) -> NDArray[np.float64]:
+    """Draw where labelled wraps end inside the chunk, (turns + 2, 2): place along the sheet, and the side that keeps its line.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Decides.
-    wrap : numpy.ndarray
-        int16 (Z, Y, X), the wrap of each voxel.
-    arc : numpy.ndarray
-        float32 (Z, Y, X), the place of each voxel along the sheet.
-    turns : int
-        Number of turns of the spiral.
-
-    Returns
-    -------
-    numpy.ndarray
-        float (turns + 2, 2): place along the sheet, and the side that keeps its line. That is 0 where the wrap does not
-        end, positive or negative otherwise: 1 where background lies beyond, 2 where nothing is labelled there.
+    The side is 0 where the wrap does not end, positive or negative otherwise: 1 where background lies beyond, 2 where nothing
+    is labelled there.
     """
     ends = np.zeros((turns + 2, 2))
     flat_wrap, flat_arc = wrap.ravel(), arc.ravel()
@@ -109,8 +88,10 @@ def draw_ends(rng, wrap, arc, turns) -> np.ndarray:
 
 
 @compiled(parallel=True, nogil=True)
-def measure_wraps(wrap, inner, outer, limit, turns):
-    """Area of each wrap, and its share where the sheet beyond is nearer than ``limit``, (turns + 1,) both."""
+def measure_wraps(
+    wrap: NDArray[np.int16], inner: NDArray[np.float32], outer: NDArray[np.float32], limit: float, turns: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Area of each wrap in voxels, and its share where the sheet beyond is nearer than ``limit``, (turns + 1,) both."""
     nz = wrap.shape[0]
     counts = np.zeros((nz, 2, turns + 1))
     for z in prange(nz):
@@ -127,7 +108,18 @@ def measure_wraps(wrap, inner, outer, limit, turns):
 
 
 @compiled(inline="always")
-def _offset(z, y, x, shape_y, shape_x, k, a, room, sheet, seed):
+def _offset(
+    z: int,
+    y: int,
+    x: int,
+    shape_y: int,
+    shape_x: int,
+    k: int,
+    a: float,
+    room: float,
+    sheet: NDArray[np.float32],
+    seed: int,
+) -> float:
     """How far outwards of its recto the line of wrap ``k`` is drawn."""
     # Each slice is drawn by itself: the tile is read at whole numbers along z.
     offset = _INWARD + _JITTER * noise2(sheet, z + 300.0, a / 18.0 + 37.0 * k)
@@ -143,26 +135,39 @@ def _offset(z, y, x, shape_y, shape_x, k, a, room, sheet, seed):
     return offset
 
 
+@compiled(inline="always")
+def _end_of_line(ends: NDArray[np.float64], k: int, a: float) -> float:
+    """What lies at place ``a`` of wrap ``k``: 0 its line, beyond the line's end 1 background, 2 nothing that is labelled."""
+    return abs(ends[k, 1]) if (a - ends[k, 0]) * ends[k, 1] < 0.0 else 0.0
+
+
+@compiled(inline="always")
+def _one_turn_on(a: float, start: float, pitch: float) -> float:
+    """The place along the sheet one turn further out than place ``a``."""
+    turn = (math.sqrt(start * start + pitch * a / math.pi) - start) / pitch
+    return a + 2.0 * math.pi * (start + pitch * (turn + 0.5))
+
+
 @compiled(parallel=True, nogil=True)
 def mark_surfaces(
-    wrap,
-    inner,
-    outer,
-    arc,
-    level,
-    chosen,
-    ends,
-    start,
-    pitch,
-    sheet,
-    seed,
-    half_thickness,
-    margin,
-    border,
-    label,
-    surface,
-):
-    """Fill ``surface`` (bool) with every recto and ``label`` (uint8) with lines near those of the ``chosen`` wraps.
+    wrap: NDArray[np.int16],
+    inner: NDArray[np.float32],
+    outer: NDArray[np.float32],
+    arc: NDArray[np.float32],
+    level: NDArray[np.uint8],
+    chosen: NDArray[np.bool_],
+    ends: NDArray[np.float64],
+    start: float,
+    pitch: float,
+    sheet: NDArray[np.float32],
+    seed: int,
+    half_thickness: float,
+    margin: float,
+    border: int,
+    label: NDArray[np.uint8],
+    surface: NDArray[np.bool_],
+) -> None:
+    """Fill ``surface`` with every recto and ``label`` with lines near those of the ``chosen`` wraps.
 
     A recto is the voxels whose centres lie within ``half_thickness`` of it.
     """
@@ -171,31 +176,25 @@ def mark_surfaces(
         for y in range(ny):
             for x in range(nx):
                 if min(z, y, x, nz - 1 - z, ny - 1 - y, nx - 1 - x) < border:
-                    label[z, y, x] = 2
+                    label[z, y, x] = UNLABELLED
                     surface[z, y, x] = False
                     continue
                 k = wrap[z, y, x]
                 before, after = inner[z, y, x], outer[z, y, x]
                 surface[z, y, x] = abs(before) < half_thickness or after <= half_thickness
                 a = arc[z, y, x]
-                # The place along the sheet one turn further out.
-                turn = (math.sqrt(start * start + pitch * a / math.pi) - start) / pitch
-                beyond = a + 2.0 * math.pi * (start + pitch * (turn + 0.5))
-                ended = (a - ends[k, 0]) * ends[k, 1] < 0.0
-                next_ended = (beyond - ends[k + 1, 0]) * ends[k + 1, 1] < 0.0
-                mine = chosen[k] and not (ended and abs(ends[k, 1]) > 1.0)
-                next_ = chosen[k + 1] and not (next_ended and abs(ends[k + 1, 1]) > 1.0)
+                beyond = _one_turn_on(a, start, pitch)
+                end, next_end = _end_of_line(ends, k, a), _end_of_line(ends, k + 1, beyond)
+                mine, next_ = chosen[k] and end <= 1.0, chosen[k + 1] and next_end <= 1.0
                 # Beyond the outermost line of a group the background ends half-way to the next wrap at the latest.
                 edge = min(margin, 0.5 * (before + after))
-                if (mine and (next_ or abs(before) <= edge)) or (next_ and after <= edge):
-                    label[z, y, x] = 0
-                else:
-                    label[z, y, x] = 2
+                is_labelled = (mine and (next_ or abs(before) <= edge)) or (next_ and after <= edge)
+                label[z, y, x] = BACKGROUND if is_labelled else UNLABELLED
                 half = max(AXIAL_HALF * level[z, y, x] / 255.0, NORMAL_HALF)
                 room = before + after
-                if mine and not ended and before < half + 9.0:
+                if mine and end == 0.0 and before < half + 9.0:
                     drawn = _offset(z, y, x, ny, nx, k, a, room, sheet, seed)
-                    label[z, y, x] = 1 if abs(before - drawn) <= half else label[z, y, x]
-                if next_ and not next_ended and after < half + 5.0:
+                    label[z, y, x] = SURFACE if abs(before - drawn) <= half else label[z, y, x]
+                if next_ and next_end == 0.0 and after < half + 5.0:
                     drawn = _offset(z, y, x, ny, nx, k + 1, beyond, room, sheet, seed)
-                    label[z, y, x] = 1 if abs(after + drawn) <= half else label[z, y, x]
+                    label[z, y, x] = SURFACE if abs(after + drawn) <= half else label[z, y, x]

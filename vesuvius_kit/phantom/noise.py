@@ -3,12 +3,16 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.voxel.compilation import compiled
 
+Weights = tuple[float, float, float, float]
+"""Weights of the four cubic B-splines that cover a point, or their derivatives."""
+
 
 @compiled(inline="always")
-def spline(t):
+def spline(t: float) -> Weights:
     """Weights of the four cubic B-splines that cover a point at ``t`` in 0..1 of its cell."""
     s = 1.0 - t
     return (s * s * s / 6.0, (4.0 - 6.0 * t * t + 3.0 * t * t * t) / 6.0,
@@ -16,14 +20,14 @@ def spline(t):
 
 
 @compiled(inline="always")
-def spline_slope(t):
+def spline_slope(t: float) -> Weights:
     """Derivatives of the weights of `spline` with respect to ``t``."""
     s = 1.0 - t
     return (-0.5 * s * s, 0.5 * t * (3.0 * t - 4.0), 0.5 * s * (4.0 - 3.0 * s), 0.5 * t * t)
 
 
 @compiled()
-def smooth_noise(tile, z, y, x):
+def smooth_noise(tile: NDArray[np.float32], z: float, y: float, x: float) -> float:
     """Twice differentiable noise of unit variance, about: a periodic tile of white noise through cubic B-splines."""
     size = tile.shape[0] - 1
     iz, iy, ix = math.floor(z), math.floor(y), math.floor(x)
@@ -39,7 +43,7 @@ def smooth_noise(tile, z, y, x):
 
 
 @compiled(inline="always")
-def noise2(tile, y, x):
+def noise2(tile: NDArray[np.float32], y: float, x: float) -> float:
     """Noise of unit variance, about: a periodic tile of white noise, bilinear."""
     size = tile.shape[0] - 1
     iy, ix = math.floor(y), math.floor(x)
@@ -52,7 +56,7 @@ def noise2(tile, y, x):
 
 
 @compiled(inline="always")
-def even_noise2(tile, y, x):
+def even_noise2(tile: NDArray[np.float32], y: float, x: float) -> float:
     """As `noise2`, without kinks: what is drawn with it has a smooth outline."""
     size = tile.shape[0] - 1
     iy, ix = math.floor(y), math.floor(x)
@@ -66,7 +70,7 @@ def even_noise2(tile, y, x):
 
 
 @compiled(inline="always")
-def noise3(tile, z, y, x):
+def noise3(tile: NDArray[np.float32], z: float, y: float, x: float) -> float:
     """Noise of unit variance, about: a periodic tile of white noise, trilinear."""
     size = tile.shape[0] - 1
     iz, iy, ix = math.floor(z), math.floor(y), math.floor(x)
@@ -83,7 +87,7 @@ def noise3(tile, z, y, x):
 
 
 @compiled(inline="always")
-def hash_voxel(index, seed):
+def hash_voxel(index: int | np.int64, seed: int) -> np.uint64:
     """Return 64 well mixed bits for a voxel (the finaliser of SplitMix64)."""
     h = np.uint64(index) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
 from vesuvius_kit.phantom.noise import noise2, smooth_noise
 from vesuvius_kit.voxel.compilation import compiled
 
 
 @compiled()
-def add_specks(image, specks):
+def add_specks(image: NDArray[np.float32], specks: NDArray[np.float64]) -> None:
     """Paint bright grains: rows of centre z, y, x, radii z, y, x and brightness."""
     nz, ny, nx = image.shape
     for s in range(specks.shape[0]):
@@ -24,7 +25,15 @@ def add_specks(image, specks):
 
 
 @compiled(parallel=True, nogil=True)
-def add_rings_and_drift(image, centre, rings, drift, slope, tile, sheet):
+def add_rings_and_drift(
+    image: NDArray[np.float32],
+    centre: NDArray[np.float64],
+    rings: float,
+    drift: float,
+    slope: NDArray[np.float64],
+    tile: NDArray[np.float32],
+    sheet: NDArray[np.float32],
+) -> None:
     """Add rings about the point ``centre`` (y, x) of each slice and a slow change of brightness, both in grey values.
 
     ``slope`` (z, y, x) is the direction in which the brightness rises, of length 1.
@@ -41,7 +50,7 @@ def add_rings_and_drift(image, centre, rings, drift, slope, tile, sheet):
 
 
 @compiled()
-def add_streaks(image, streaks):
+def add_streaks(image: NDArray[np.float32], streaks: NDArray[np.float64]) -> None:
     """Add thin streaks within slices: rows of a point z, y, x, an angle, grey values at that point and length."""
     nz, ny, nx = image.shape
     for s in range(streaks.shape[0]):
@@ -55,8 +64,8 @@ def add_streaks(image, streaks):
 
 
 @compiled(parallel=True, nogil=True)
-def blur_rows(source, target, weights):
-    """Filter the middle axis of a (blocks, rows, columns) float32 array; the ends repeat."""
+def blur_rows(source: NDArray[np.float32], target: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+    """Filter the middle axis of a (blocks, rows, columns) array into ``target``; the ends repeat."""
     blocks, rows, columns = source.shape
     half = weights.shape[0] // 2
     for job in prange(blocks * rows):
@@ -71,7 +80,9 @@ def blur_rows(source, target, weights):
 
 
 @compiled(parallel=True, nogil=True)
-def finish_scan(source, weights, border, image):
+def finish_scan(
+    source: NDArray[np.float32], weights: NDArray[np.float32], border: int, image: NDArray[np.uint8]
+) -> None:
     """Filter the last axis, round to uint8 and blacken the border."""
     nz, ny, nx = source.shape
     half = weights.shape[0] // 2

@@ -1,13 +1,15 @@
 """Bridges: those along a sheet that are missing, and those between wraps that should not be there."""
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_integer, check_real
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, REMOVES_ONLY, promise
-from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, for_smooth_planes, smooth_gaussian
-from vesuvius_kit.postprocess.sheets import _is_free
+from vesuvius_kit.postprocess.ridges import differentiate, find_sharpest, for_smooth_planes, smooth_gaussian
+from vesuvius_kit.postprocess.sheets import is_free
 from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, paint_runs
@@ -18,36 +20,25 @@ _DIRECTIONS = np.stack([np.cos(_TURNS), np.sin(_TURNS)], axis=1)
 
 
 @promise(REMOVES_ONLY)
-def cut_bridges(mask, radius=6, min_share=0.35, sigma=3.0) -> np.ndarray:
+def cut_bridges(
+    mask: NDArray[np.bool_], radius: int = 6, min_share: float = 0.35, sigma: float = 3.0
+) -> NDArray[np.bool_]:
     """Remove the voxels that have no sheet around them: thin bridges between wraps, spurs and crumbs.
 
     The normal at a voxel is that of the smoothed mask, so near a bridge it is the normal of the wraps. A voxel stays when
-    enough of the disc across that normal, one voxel up or down allowed, is mask.
+    enough of the disc across that normal, one voxel up or down allowed, is mask. What lies beyond the faces counts neither
+    way. It is an opening by discs that follow the sheet, in the spirit of path openings (Talbot and Appleton, IVC 25, 2007).
 
     Parameters
     ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    radius : int
+    mask
+        (Z, Y, X).
+    radius
         Of the disc, in voxels, at least 1.
-    min_share : float
+    min_share
         Share of the disc, in [0, 1]. At a straight edge of a sheet it is 0.5.
-    sigma : float
+    sigma
         Standard deviation of the smoothing, in voxels, > 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape. What lies beyond the faces counts neither way.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a parameter out of range.
-
-    Notes
-    -----
-    An opening by discs that follow the sheet, in the spirit of path openings: Talbot and Appleton, IVC 25, 2007.
     """
     check_array("mask", mask, kinds="b")
     radius = check_integer("radius", radius, minimum=1)
@@ -60,7 +51,9 @@ def cut_bridges(mask, radius=6, min_share=0.35, sigma=3.0) -> np.ndarray:
 
 
 @promise(ADDS_ONLY, JOINS_NOTHING)
-def bridge_gaps(mask, length=8, sigma=2.5, min_cosine=0.8) -> np.ndarray:
+def bridge_gaps(
+    mask: NDArray[np.bool_], length: int = 8, sigma: float = 2.5, min_cosine: float = 0.8
+) -> NDArray[np.bool_]:
     """Draw straight bridges over the gaps of a sheet, along its tangent plane.
 
     From every voxel at the edge of a sheet rays run along its tangent plane; one that meets the same sheet again, of much the
@@ -69,24 +62,14 @@ def bridge_gaps(mask, length=8, sigma=2.5, min_cosine=0.8) -> np.ndarray:
 
     Parameters
     ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    length : int
+    mask
+        (Z, Y, X).
+    length
         Longest bridge, in voxels, at least 2.
-    sigma : float
+    sigma
         Standard deviation of the smoothing that gives the normals, in voxels, > 0.
-    min_cosine : float
+    min_cosine
         Of the angle between the normals at both ends, in [0, 1].
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a parameter out of range.
 
     Notes
     -----
@@ -103,9 +86,9 @@ def bridge_gaps(mask, length=8, sigma=2.5, min_cosine=0.8) -> np.ndarray:
     near = dilate_words(words, box_rows(1), mask.shape[2])
     runs = find_runs(words, 26)
     labels = paint_runs(runs, mask.shape, np.min_scalar_type(runs.count))
-    found = {}
+    found: dict[int, tuple[NDArray[np.int64], NDArray[Any]]] = {}
 
-    def work(smooth, offset, start, stop):
+    def work(smooth: NDArray[np.float32], offset: int, start: int, stop: int) -> None:
         found[start] = _find_bridges(labels, near, smooth, offset, start, stop, length, min_cosine)
 
     for_smooth_planes(result, sigma, work, margin=length + 2)
@@ -115,16 +98,16 @@ def bridge_gaps(mask, length=8, sigma=2.5, min_cosine=0.8) -> np.ndarray:
     return result
 
 
-def _disc_offsets(radius):
-    """Integer points of a disc but its middle, float64 (n, 2)."""
+def _disc_offsets(radius: int) -> NDArray[np.float64]:
+    """Integer points of a disc but its middle, (n, 2)."""
     first, second = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     inside = (first**2 + second**2 <= radius**2) & ((first != 0) | (second != 0))
     return np.stack([first[inside], second[inside]], axis=1).astype(np.float64)
 
 
 @compiled(nogil=True)
-def _tangents(normal, first, second):
-    """Two unit vectors across a normal."""
+def _tangents(normal: NDArray[np.float64], first: NDArray[np.float64], second: NDArray[np.float64]) -> None:
+    """Write two unit vectors across a normal."""
     k = 0
     for axis in range(1, 3):
         if abs(normal[axis]) < abs(normal[k]):
@@ -141,7 +124,10 @@ def _tangents(normal, first, second):
 
 
 @compiled(nogil=True)
-def _keep_supported(mask, smooth, disc, min_share):
+def _keep_supported(
+    mask: NDArray[np.bool_], smooth: NDArray[np.float32], disc: NDArray[np.float64], min_share: float
+) -> NDArray[np.bool_]:
+    """The voxels that have enough of the disc in the mask."""
     n_z, n_y, n_x = mask.shape
     result = np.zeros(mask.shape, dtype=np.bool_)
     gradient, hessian, normal = np.empty(3), np.empty(6), np.empty(3)
@@ -151,8 +137,8 @@ def _keep_supported(mask, smooth, disc, min_share):
             for x in range(n_x):
                 if not mask[z, y, x]:
                     continue
-                _differentiate(smooth, z, y, x, gradient, hessian)
-                _sharpest(hessian, normal)
+                differentiate(smooth, z, y, x, gradient, hessian)
+                find_sharpest(hessian, normal)
                 _tangents(normal, first, second)
                 hits, tries = 0, 0
                 for k in range(disc.shape[0]):
@@ -169,13 +155,13 @@ def _keep_supported(mask, smooth, disc, min_share):
 
 
 @compiled(nogil=True)
-def _nearest(place):
+def _nearest(place: float) -> int:
     """The voxel that a place of at least -1.5 lies in."""
     return int(place + 1.5) - 1
 
 
 @compiled(nogil=True)
-def _find_near(mask, a, b, c, normal):
+def _find_near(mask: NDArray[Any], a: float, b: float, c: float, normal: NDArray[np.float64]) -> int:
     """The step along the normal, 0, 1 or -1, at which a point meets the mask; 9 if it does not."""
     n_z, n_y, n_x = mask.shape
     for step in (0, 1, -1):
@@ -186,7 +172,16 @@ def _find_near(mask, a, b, c, normal):
 
 
 @compiled(nogil=True)
-def _find_bridges(labels, near, smooth, offset, start, stop, length, min_cosine):
+def _find_bridges(
+    labels: NDArray[Any],
+    near: NDArray[np.uint64],
+    smooth: NDArray[np.float32],
+    offset: int,
+    start: int,
+    stop: int,
+    length: int,
+    min_cosine: float,
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """The voxels of the bridges that begin in the planes from ``start`` to ``stop``, and the sheets they belong to."""
     n_z, n_y, n_x = labels.shape
     gradient, hessian, normal, other = np.empty(3), np.empty(6), np.empty(3), np.empty(3)
@@ -200,8 +195,8 @@ def _find_bridges(labels, near, smooth, offset, start, stop, length, min_cosine)
                 own = labels[z, y, x]
                 if own == 0 or _is_inside(labels, z, y, x):
                     continue
-                _differentiate(smooth, z - offset, y, x, gradient, hessian)
-                _sharpest(hessian, normal)
+                differentiate(smooth, z - offset, y, x, gradient, hessian)
+                find_sharpest(hessian, normal)
                 _tangents(normal, first, second)
                 if not _is_at_rim(labels, z, y, x, first, second, normal):
                     continue
@@ -216,8 +211,8 @@ def _find_bridges(labels, near, smooth, offset, start, stop, length, min_cosine)
                     r = _nearest(x + s * ray[2] + step * normal[2])
                     if labels[p, q, r] != own:
                         continue
-                    _differentiate(smooth, p - offset, q, r, gradient, hessian)
-                    _sharpest(hessian, other)
+                    differentiate(smooth, p - offset, q, r, gradient, hessian)
+                    find_sharpest(hessian, other)
                     if abs(normal[0] * other[0] + normal[1] * other[1] + normal[2] * other[2]) < min_cosine:
                         continue
                     if n + 3 * s > voxels.size:
@@ -238,7 +233,7 @@ def _find_bridges(labels, near, smooth, offset, start, stop, length, min_cosine)
 
 
 @compiled(nogil=True)
-def _is_inside(labels, z, y, x):
+def _is_inside(labels: NDArray[Any], z: int, y: int, x: int) -> bool:
     """Whether all six face neighbours are foreground."""
     n_z, n_y, n_x = labels.shape
     if not (0 < z < n_z - 1 and 0 < y < n_y - 1 and 0 < x < n_x - 1):
@@ -250,7 +245,15 @@ def _is_inside(labels, z, y, x):
 
 
 @compiled(nogil=True)
-def _is_at_rim(labels, z, y, x, first, second, normal):
+def _is_at_rim(
+    labels: NDArray[Any],
+    z: int,
+    y: int,
+    x: int,
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    normal: NDArray[np.float64],
+) -> bool:
     """Whether the mask is missing two steps away in one of four directions; even a small hole is a quarter turn wide there."""
     for k in range(4):
         u, v = 2 * (k == 0) - 2 * (k == 1), 2 * (k == 2) - 2 * (k == 3)
@@ -261,7 +264,16 @@ def _is_at_rim(labels, z, y, x, first, second, normal):
 
 
 @compiled(nogil=True)
-def _look_along(labels, near, z, y, x, ray, normal, length):
+def _look_along(
+    labels: NDArray[Any],
+    near: NDArray[np.uint64],
+    z: int,
+    y: int,
+    x: int,
+    ray: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    length: int,
+) -> tuple[int, int]:
     """The number of steps to where a ray meets the mask again beyond a gap, 0 if it does not, and the step aside there."""
     n_z, n_y, n_x = labels.shape
     for s in range(2, length + 2):
@@ -279,11 +291,13 @@ def _look_along(labels, near, z, y, x, ray, normal, length):
 
 
 @compiled(nogil=True)
-def _draw_bridges(labels, voxels, owners, result):
+def _draw_bridges(
+    labels: NDArray[Any], voxels: NDArray[np.int64], owners: NDArray[Any], result: NDArray[np.bool_]
+) -> None:
     """Set the voxels that touch no other sheet, in their order; ``labels`` is changed too."""
     _, n_y, n_x = labels.shape
     for k in range(voxels.size):
         z, y, x = voxels[k] // (n_y * n_x), voxels[k] // n_x % n_y, voxels[k] % n_x
-        if labels[z, y, x] == 0 and _is_free(labels, z, y, x, owners[k]):
+        if labels[z, y, x] == 0 and is_free(labels, z, y, x, owners[k]):
             labels[z, y, x] = owners[k]
             result[z, y, x] = True

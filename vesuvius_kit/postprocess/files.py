@@ -2,15 +2,19 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputError, InputValueError, check_file, name_os_errors
+from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.io.listing import TIFF_ENDINGS, list_volumes, open_archive, volume_id
-from vesuvius_kit.io.volume import read_volume, write_atomically, write_volume
-from vesuvius_kit.postprocess.pipeline import run_pipeline
+from vesuvius_kit.io.volume import read_volume, write_volume
+from vesuvius_kit.postprocess.pipeline import Step, run_pipeline
 
 _PLAIN_ENDINGS = (".npy", *TIFF_ENDINGS)
 _NNUNET_KEY = "probabilities"
@@ -22,25 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def list_probabilities(folder: Path | str) -> dict[str, Path]:
-    """Return the files of probabilities in a folder by id.
+    """Return the files of probabilities in a folder by id, sorted; none, or two of one id, is an error.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Holds ``{id}.npy``, ``{id}.npz`` or ``{id}.tif``, or is what nnU-Net writes under ``--save_probabilities``: there the
-        mask ``{id}.tif`` beside ``{id}.npz`` does not count, and ``{id}.pkl`` is never opened.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Sorted by id.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such folder.
-    InputValueError
-        No such file in it, or two of one id.
+    They are ``{id}.npy``, ``{id}.npz`` and ``{id}.tif``. In what nnU-Net writes under ``--save_probabilities`` the mask
+    ``{id}.tif`` beside ``{id}.npz`` does not count, and ``{id}.pkl`` is never opened.
     """
     paths = list_volumes("probabilities", folder, _PLAIN_ENDINGS)
     for id_, archive in list_volumes("probabilities", folder, (".npz",)).items():
@@ -52,26 +41,22 @@ def list_probabilities(folder: Path | str) -> dict[str, Path]:
     return dict(sorted(paths.items()))
 
 
-def load_probability(path: Path | str) -> np.ndarray:
-    """Read one volume of probabilities.
+def load_probability(path: Path | str) -> NDArray[np.float32]:
+    """Read one volume of probabilities, (Z, Y, X) in [0, 1], from a ``.npy``, an ``.npz`` or a TIFF.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``.npy``; ``.npz`` with one array, or with nnU-Net's ``probabilities`` (classes, Z, Y, X), of which class 1 of two is
-        the surface, and of several the one that ``dataset.json`` beside the file calls so; or a TIFF. Integers count from 0
-        to the largest of their type, as 255 for uint8; floats and bools are probabilities as they are.
+    An ``.npz`` holds one array, or nnU-Net's ``probabilities`` (classes, Z, Y, X), of which class 1 of two is the surface, and
+    of several the one that ``dataset.json`` beside the file calls so. Integers count from 0 to the largest of their type, as
+    255 for uint8; floats and bools are taken as they are. Numbers on another scale are refused: a mask of 0 and 1 or a volume
+    of 0 to 255 in a wider type would pass for probabilities near 0.
 
-    Returns
-    -------
-    numpy.ndarray
-        float32, (Z, Y, X), in [0, 1].
-
-    Raises
-    ------
-    InputNotFoundError, InputOSError, InputValueError
-        No such file, cut off or corrupt, not one volume, or numbers on another scale: a mask of 0 and 1 or a volume of
-        0 to 255 in a wider type would pass for probabilities near 0.
+    Examples
+    --------
+    >>> import tempfile, numpy as np, vesuvius_kit as vk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/1.npy", np.array([[[0, 51, 255]]], np.uint8))
+    ...     probability = vk.load_probability(f"{folder}/1.npy")
+    >>> [round(value, 3) for value in probability[0, 0].tolist()]
+    [0.0, 0.2, 1.0]
     """
     path = check_file("probability", path)
     values = read_volume(path) if volume_id(path.name) else _load_numpy(path)
@@ -92,7 +77,7 @@ def load_probability(path: Path | str) -> np.ndarray:
     return values.astype(np.float32).clip(0.0, 1.0)
 
 
-def _scale_integers(values, path) -> np.ndarray:
+def _scale_integers(values: NDArray[np.integer[Any]], path: Path) -> NDArray[np.float32]:
     least, greatest, certain = int(values.min()), int(values.max()), np.iinfo(values.dtype).max
     if least < 0:
         raise InputValueError(f"{path} must hold probabilities from 0 to {certain} ({values.dtype}), got {least}")
@@ -110,7 +95,7 @@ def _scale_integers(values, path) -> np.ndarray:
     return values.astype(np.float32) / np.float32(certain)
 
 
-def _load_numpy(path) -> np.ndarray:
+def _load_numpy(path: Path) -> NDArray[Any]:
     """Read .npy or .npz; nothing is unpickled."""
     with name_os_errors(f"read {path}"):
         try:
@@ -132,12 +117,12 @@ def _load_numpy(path) -> np.ndarray:
             ) from error
 
 
-def _is_of_nnunet(path) -> bool:
+def _is_of_nnunet(path: Path) -> bool:
     with open_archive("probability", path) as archive:
         return f"{_NNUNET_KEY}.npy" in archive.namelist()
 
 
-def _only_volume(archive, path):
+def _only_volume(archive: np.lib.npyio.NpzFile, path: Path) -> NDArray[Any]:
     if _NNUNET_KEY not in archive.files:
         if len(archive.files) != 1:
             raise InputValueError(
@@ -153,10 +138,12 @@ def _only_volume(archive, path):
     return classes[_find_surface(path.with_name("dataset.json"), len(classes), path)]
 
 
-def _read_member(archive, key, path) -> np.ndarray:
+def _read_member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray[Any]:
     """An array of an .npz, read to the last byte of its file, behind which zip keeps the checksum: NumPy stops before."""
-    names = archive.zip.namelist()
-    with archive.zip.open(key if key in names else f"{key}.npy") as member:
+    members = archive.zip
+    assert members is not None  # it is of a closed archive
+    names = members.namelist()
+    with members.open(key if key in names else f"{key}.npy") as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
         if member.read(1):
             raise InputValueError(
@@ -165,7 +152,7 @@ def _read_member(archive, key, path) -> np.ndarray:
     return array
 
 
-def _find_surface(dataset, n_classes, path) -> int:
+def _find_surface(dataset: Path, n_classes: int, path: Path) -> int:
     """Return which of several classes is the surface, from nnU-Net's ``dataset.json``."""
     advice = f"{dataset} must call one of its labels 'surface', with its number (or keep that channel alone in a .npy)"
     try:
@@ -181,22 +168,10 @@ def _find_surface(dataset, n_classes, path) -> int:
     return number
 
 
-def note_changes(report, name, changes) -> None:
-    """Write what was changed in one volume into a report, beside what it holds of others.
+def note_changes(report: Path | str, name: str, changes: Sequence[dict[str, Any]]) -> None:
+    """Write what was changed in the volume ``name`` into a report, a JSON file that is made when it is not there.
 
-    Parameters
-    ----------
-    report : str or Path
-        JSON file; made when it is not there.
-    name : str
-        Id of the volume.
-    changes : list of dict
-        See `run_pipeline`.
-
-    Raises
-    ------
-    InputValueError
-        The file holds something else.
+    What the report holds of other volumes stays. ``changes`` are those of `run_pipeline`.
     """
     report = Path(report)
     try:
@@ -209,25 +184,21 @@ def note_changes(report, name, changes) -> None:
 
 @dataclass(frozen=True)
 class RepairJob:
-    """A file of probabilities to a mask; goes to a process as it is.
-
-    Parameters
-    ----------
-    output : pathlib.Path
-        Folder of the masks.
-    pipeline : list of Step
-        See `vesuvius_kit.postprocess.pipeline.load_pipeline`.
-    report : bool
-        Whether to measure what every step changed.
-    """
+    """A file of probabilities to a mask; goes to a process as it is."""
 
     output: Path
-    pipeline: list
+    """Folder of the masks."""
+    pipeline: list[Step]
+    """What `vesuvius_kit.postprocess.pipeline.load_pipeline` gave."""
     report: bool = False
+    """Whether to measure what every step changed."""
 
-    def __call__(self, path, seconds=None):
+    def __call__(self, path: Path | str, seconds: float | None = None) -> list[dict[str, Any]]:
         """Write ``{id}.tif``, uint8 in {0, 1}, and return the list of changes, empty without a report."""
-        result = run_pipeline(load_probability(path), self.pipeline, report=self.report)
-        mask, changes = result if self.report else (result, [])
+        probability, changes = load_probability(path), list[dict[str, Any]]()
+        if self.report:
+            mask, changes = run_pipeline(probability, self.pipeline, report=True)
+        else:
+            mask = run_pipeline(probability, self.pipeline)
         write_volume(self.output / f"{Path(path).stem}.tif", mask.astype(np.uint8))
         return changes

@@ -3,12 +3,16 @@
 A hole in the shadow is a hole in the sheet; the heights around it tell where the missing piece was.
 """
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_integer, check_real
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, NO_NEW_TUNNELS, promise
-from vesuvius_kit.postprocess.sheets import _is_free, list_sheets
+from vesuvius_kit.postprocess.sheets import is_free, list_sheets
 from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, label_components, list_component, measure_components, paint_runs
@@ -17,32 +21,31 @@ from vesuvius_kit.voxel.slabs import for_each
 
 _TRIES = 3
 
+_Columns = tuple[NDArray[np.int64], NDArray[np.int64]]  # of a height map: rows and columns of a patch
+
+
+class _Fitted(NamedTuple):
+    """A sheet and its height map."""
+
+    label: int
+    box: tuple[slice, ...]
+    axis: int
+    low: NDArray[np.int32]
+    high: NDArray[np.int32]
+    coverage: float
+    beyond: NDArray[np.int64]
+    """Voxels of the sheet that lie above or below the map, in the box."""
+
 
 @promise(ADDS_ONLY, JOINS_NOTHING, NO_NEW_TUNNELS)
-def patch_heights(mask, min_size=500) -> np.ndarray:
+def patch_heights(mask: NDArray[np.bool_], min_size: int = 500) -> NDArray[np.bool_]:
     """Fill the holes of each sheet's height map, as long as the sheet does not get more tunnels by it.
 
     Seen along the axis with the largest shadow, the places of the shadow's holes get the height and the thickness that
     linear interpolation between the nearest places along both axes of the map gives, the nearer weighing more. Neighbouring
     places are drawn so that they share a face. A patch that touches another sheet is dropped. When the patches of
-    a sheet together raise its number of tunnels, the largest are tried one by one, and the others dropped.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    min_size : int
-        Components with fewer voxels are no sheets and are left alone.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a negative size.
+    a sheet together raise its number of tunnels, the largest are tried one by one, and the others dropped. The mask is
+    (Z, Y, X); its components with fewer voxels than ``min_size`` are no sheets and are left alone.
 
     Notes
     -----
@@ -68,8 +71,7 @@ def patch_heights(mask, min_size=500) -> np.ndarray:
         _interpolate(low, high, holes)
         _connect_heights(low, high, holes, shadow)
         patches, count = ndimage.label(holes, np.ones((3, 3)))
-        columns = [np.nonzero(patches == k) for k in range(1, count + 1)] if count < 50 else _columns_of(patches, count)
-        kept = [at for at in columns if _can_draw(lifted, low, high, *at, label)]
+        kept = [at for at in _columns_of(patches, count) if _can_draw(lifted, low, high, *at, label)]
         if not kept:
             continue
         before = count_tunnels(turned)
@@ -84,36 +86,30 @@ def patch_heights(mask, min_size=500) -> np.ndarray:
     return labels > 0
 
 
-def flatten_sheets(mask, thickness=3.0, smoothing=1.5, min_coverage=0.8, min_size=500) -> np.ndarray:
-    """Draw each sheet anew: its smoothed height map, thickened evenly.
+def flatten_sheets(
+    mask: NDArray[np.bool_],
+    thickness: float = 3.0,
+    smoothing: float = 1.5,
+    min_coverage: float = 0.8,
+    min_size: int = 500,
+) -> NDArray[np.bool_]:
+    """Draw each sheet anew, as the 2nd place did: its smoothed height map, thickened evenly.
+
+    No voxel is drawn that touches another sheet.
 
     Parameters
     ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    thickness : float
+    mask
+        (Z, Y, X).
+    thickness
         Across the sheet, in voxels, >= 1.
-    smoothing : float
+    smoothing
         Standard deviation of the Gaussian over the map, in voxels, > 0.
-    min_coverage : float
+    min_coverage
         Share of a sheet's voxels that must lie within one voxel of what is drawn; a sheet with less, one that is folded or
         merged with another, stays as it is.
-    min_size : int
+    min_size
         Components with fewer voxels stay as they are.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape. No voxel is drawn that touches another sheet.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a parameter out of range.
-
-    Notes
-    -----
-    Step of the 2nd place's solution.
     """
     check_array("mask", mask, kinds="b")
     thickness = check_real("thickness", thickness, minimum=1)
@@ -126,7 +122,7 @@ def flatten_sheets(mask, thickness=3.0, smoothing=1.5, min_coverage=0.8, min_siz
     sizes, boxes = measure_components(runs, mask.shape)
     margin = int(np.ceil(thickness)) + 1
 
-    def fit(label):
+    def fit(label: int) -> _Fitted:
         box = tuple(
             slice(max(start - margin, 0), min(stop + margin, size))
             for (start, stop), size in zip(boxes[label].tolist(), mask.shape)
@@ -136,7 +132,7 @@ def flatten_sheets(mask, thickness=3.0, smoothing=1.5, min_coverage=0.8, min_siz
         axis, low, high, coverage = fit_heights(voxels, shape, thickness, smoothing)
         h, r, c = voxels[:, _turn(axis)].T
         beyond = voxels[(h < low[r, c]) | (h > high[r, c])]
-        return label, box, axis, low, high, coverage, beyond
+        return _Fitted(label, box, axis, low, high, coverage, beyond)
 
     # Drawing a sheet changes no voxel of another one, so all can be fitted before the first is drawn, the largest first.
     order = (np.argsort(-sizes[1:], kind="stable") + 1).tolist()
@@ -149,44 +145,27 @@ def flatten_sheets(mask, thickness=3.0, smoothing=1.5, min_coverage=0.8, min_siz
     return labels > 0
 
 
-def widest_axis(sheet) -> int:
-    """Return the axis along which the shadow of a sheet has the largest area.
-
-    Parameters
-    ----------
-    sheet : numpy.ndarray
-        (Z, Y, X) bool.
-
-    Returns
-    -------
-    int
-        0, 1 or 2; the first of equals.
-    """
+def widest_axis(sheet: NDArray[np.bool_]) -> int:
+    """Return the axis along which the shadow of a sheet has the largest area, the first of equals."""
     return int(np.argmax(_measure_shadows(np.ascontiguousarray(sheet))))
 
 
-def fit_heights(voxels, shape, thickness, smoothing):
+def fit_heights(
+    voxels: NDArray[np.integer[Any]], shape: tuple[int, ...], thickness: float, smoothing: float
+) -> tuple[int, NDArray[np.int32], NDArray[np.int32], float]:
     """Fit a smooth height map to a sheet, seen along the axis along which its shadow is largest.
 
-    Parameters
-    ----------
-    voxels : numpy.ndarray
-        int, (n, 3): its voxels as `list_component` gives them, n > 0.
-    shape : tuple of 3 int
-        Of the box that holds them.
-    thickness : float
-        Across the sheet, in voxels.
-    smoothing : float
-        Standard deviation of the Gaussian over the map, in voxels.
+    ``voxels``, (n, 3) with n > 0, are in a box of that shape as `list_component` gives them; ``thickness`` across the sheet
+    and ``smoothing``, the standard deviation of a Gaussian over the map, are in voxels.
 
     Returns
     -------
-    axis : int
-        0, 1 or 2: that of the heights.
-    low, high : numpy.ndarray
-        int32, the shape of the box without that axis: first and last voxel of each column of what would be drawn, -1 where
-        the sheet has none. At a slope a column is longer by the secant.
-    coverage : float
+    axis
+        That of the heights.
+    low, high
+        The shape of the box without that axis: first and last voxel of each column of what would be drawn, -1 where the sheet
+        has none. At a slope a column is longer by the secant.
+    coverage
         Share of the sheet's voxels within one voxel of that.
     """
     axis = int(np.argmax(_measure_shadows_of_voxels(voxels, shape)))
@@ -206,32 +185,31 @@ def fit_heights(voxels, shape, thickness, smoothing):
     return axis, low, high, _share_within(voxels, *turn, low, high)
 
 
-def count_tunnels(mask) -> int:
-    """Return the number of tunnels of a mask as one block, as the score counts them: 6-connected foreground.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-
-    Returns
-    -------
-    int
-        components + cavities - Euler characteristic.
-    """
+def count_tunnels(mask: NDArray[np.bool_]) -> int:
+    """Return the number of tunnels of a mask in one block, as the score counts them, with the foreground 6-connected."""
     words = pack_mask(mask)
     return find_runs(words, 6).count + count_cavities(words, mask.shape[2]) - int(euler_characteristic(words))
 
 
-def _columns_of(patches, count):
-    """The (rows, columns) of each patch, by one sort."""
+def _columns_of(patches: NDArray[np.integer[Any]], count: int) -> list[_Columns]:
+    """The columns of each patch, in raster order."""
+    if count < 50:
+        return [(rows, columns) for rows, columns in (np.nonzero(patches == k) for k in range(1, count + 1))]
+    # Of many patches, by one sort.
     at = np.nonzero(patches)
     order = np.argsort(patches[at], kind="stable")
     ends = np.cumsum(np.bincount(patches[at], minlength=count + 1)[1:])[:-1]
-    return list(zip(*(np.split(axis[order], ends) for axis in at)))
+    rows_of_each, columns_of_each = (np.split(axis[order], ends) for axis in at)
+    return list(zip(rows_of_each, columns_of_each))
 
 
-def _draw_one_by_one(turned, low, high, columns, before):
+def _draw_one_by_one(
+    turned: NDArray[np.bool_],
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+    columns: Sequence[_Columns],
+    before: int,
+) -> list[_Columns]:
     """Draw those of the largest patches that raise the number of tunnels neither alone nor together."""
     kept = []
     # Each try counts the tunnels of the whole sheet, so it is for the largest holes only.
@@ -247,7 +225,7 @@ def _draw_one_by_one(turned, low, high, columns, before):
 
 
 @compiled(nogil=True)
-def _measure_shadows(sheet):
+def _measure_shadows(sheet: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Area of the shadow along each axis."""
     n_z, n_y, n_x = sheet.shape
     along_z, along_y = np.zeros((n_y, n_x), dtype=np.bool_), np.zeros((n_z, n_x), dtype=np.bool_)
@@ -266,7 +244,7 @@ def _measure_shadows(sheet):
 
 
 @compiled(nogil=True)
-def _find_runs_of_columns(sheet):
+def _find_runs_of_columns(sheet: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """First and last voxel of the longest run of each column along axis 0, the first of equals; -1 for an empty column."""
     n_h, n_r, n_c = sheet.shape
     low, high = np.full((n_r, n_c), -1, dtype=np.int32), np.full((n_r, n_c), -1, dtype=np.int32)
@@ -284,7 +262,7 @@ def _find_runs_of_columns(sheet):
 
 
 @compiled(nogil=True)
-def _interpolate(low, high, holes):
+def _interpolate(low: NDArray[np.int32], high: NDArray[np.int32], holes: NDArray[np.bool_]) -> None:
     """Write the interpolated run into each hole; a hole is bounded, so it has neighbours along both axes."""
     n_r, n_c = holes.shape
     for r in range(n_r):
@@ -308,7 +286,9 @@ def _interpolate(low, high, holes):
 
 
 @compiled(nogil=True)
-def _connect_heights(low, high, holes, shadow):
+def _connect_heights(
+    low: NDArray[np.int32], high: NDArray[np.int32], holes: NDArray[np.bool_], shadow: NDArray[np.bool_]
+) -> None:
     """Lengthen the runs in holes until neighbouring columns share a face: two holes meet half way."""
     n_r, n_c = holes.shape
     old_low, old_high = low.copy(), high.copy()
@@ -328,28 +308,45 @@ def _connect_heights(low, high, holes, shadow):
 
 
 @compiled(nogil=True)
-def _can_draw(labels, low, high, rows, columns, own):
+def _can_draw(
+    labels: NDArray[np.int32],
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    own: int,
+) -> bool:
+    """Whether no voxel of the runs touches another sheet."""
     for k in range(rows.size):
         for h in range(low[rows[k], columns[k]], high[rows[k], columns[k]] + 1):
-            if not _is_free(labels, h, rows[k], columns[k], own):
+            if not is_free(labels, h, rows[k], columns[k], own):
                 return False
     return True
 
 
 @compiled(nogil=True)
-def _draw(volume, low, high, rows, columns, value):
+def _draw(
+    volume: NDArray[Any],
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    value: int,
+) -> None:
+    """Write a value into the runs of some columns."""
     for k in range(rows.size):
         for h in range(low[rows[k], columns[k]], high[rows[k], columns[k]] + 1):
             volume[h, rows[k], columns[k]] = value
 
 
-def _turn(axis):
+def _turn(axis: int) -> tuple[int, int, int]:
     """The axis of the heights, and those of the map's rows and columns."""
-    return (axis, *(other for other in range(3) if other != axis))
+    rows, columns = (other for other in range(3) if other != axis)
+    return axis, rows, columns
 
 
 @compiled(nogil=True)
-def _measure_shadows_of_voxels(voxels, shape):
+def _measure_shadows_of_voxels(voxels: NDArray[np.integer[Any]], shape: tuple[int, ...]) -> NDArray[np.int64]:
     """As `_measure_shadows`."""
     along_z = np.zeros((shape[1], shape[2]), dtype=np.bool_)
     along_y = np.zeros((shape[0], shape[2]), dtype=np.bool_)
@@ -361,7 +358,9 @@ def _measure_shadows_of_voxels(voxels, shape):
 
 
 @compiled(nogil=True)
-def _find_runs_of_voxels(voxels, to_h, to_r, to_c, n_r, n_c):
+def _find_runs_of_voxels(
+    voxels: NDArray[np.integer[Any]], to_h: int, to_r: int, to_c: int, n_r: int, n_c: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """As `_find_runs_of_columns`: in raster order the heights of a column rise, whichever axis they are along."""
     low, high = np.full((n_r, n_c), -1, dtype=np.int32), np.full((n_r, n_c), -1, dtype=np.int32)
     begin, last = np.zeros((n_r, n_c), dtype=np.int32), np.full((n_r, n_c), -2, dtype=np.int32)
@@ -376,7 +375,15 @@ def _find_runs_of_voxels(voxels, to_h, to_r, to_c, n_r, n_c):
 
 
 @compiled(nogil=True)
-def _share_within(voxels, to_h, to_r, to_c, low, high):
+def _share_within(
+    voxels: NDArray[np.integer[Any]],
+    to_h: int,
+    to_r: int,
+    to_c: int,
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+) -> float:
+    """Share of the voxels within one voxel of the runs."""
     inside = 0
     for k in range(len(voxels)):
         h, r, c = voxels[k, to_h], voxels[k, to_r], voxels[k, to_c]
@@ -385,7 +392,7 @@ def _share_within(voxels, to_h, to_r, to_c, low, high):
 
 
 @compiled(nogil=True)
-def _draw_free(labels, low, high, own):
+def _draw_free(labels: NDArray[Any], low: NDArray[np.int32], high: NDArray[np.int32], own: int) -> None:
     """Draw a height map, without a voxel that touches another sheet."""
     n_r, n_c = low.shape
     for r in range(n_r):
@@ -393,5 +400,5 @@ def _draw_free(labels, low, high, own):
             if low[r, c] < 0:
                 continue
             for h in range(low[r, c], high[r, c] + 1):
-                if labels[h, r, c] == 0 and _is_free(labels, h, r, c, own):
+                if labels[h, r, c] == 0 and is_free(labels, h, r, c, own):
                     labels[h, r, c] = own

@@ -4,41 +4,23 @@ import itertools
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, JOINS_NOTHING, promise
-from vesuvius_kit.postprocess.sheets import _is_free
+from vesuvius_kit.postprocess.sheets import is_free
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import label_components
 
 
 @promise(ADDS_ONLY, JOINS_NOTHING)
-def plug_pinholes(mask) -> np.ndarray:
-    """Add voxels until every sheet is watertight: no background slips through an edge or a corner.
+def plug_pinholes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Add voxels until every sheet is watertight, as the 1st place did: no background slips through an edge or a corner.
 
-    It does where two opposite voxels of four, or of eight, are alone mask or alone background. A table of 256 entries tells,
-    for the 2x2x2 voxels of a block, which fewest voxels mend that. They are added where they touch no other sheet, over and
-    over, since a plug may open another block.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape. A pinhole that only a voxel touching another sheet could plug stays.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension.
-
-    Notes
-    -----
-    Step of the 1st place's solution. The result is a well-composed image, Latecki, "3D Well-Composed Pictures", GMIP 59, 1997,
-    wherever no other sheet is near.
+    It does where two opposite voxels of four, or of eight, are alone mask or alone background. The fewest voxels that mend
+    it, of `plug_table`, are added where they touch no other sheet, over and over, since a plug may open another block. A
+    pinhole that only a voxel touching another sheet could plug stays. Where no other sheet is near, the result is a
+    well-composed image (Latecki, GMIP 59, 1997). The mask is (Z, Y, X).
     """
     check_array("mask", mask, kinds="b")
     if min(mask.shape) < 2 or not mask.any():
@@ -51,18 +33,14 @@ def plug_pinholes(mask) -> np.ndarray:
 
 
 @lru_cache
-def plug_table() -> np.ndarray:
+def plug_table() -> NDArray[np.uint8]:
     """Return, for each of the 256 patterns of 2x2x2 voxels, the ways to make it watertight with fewest voxels.
 
-    Returns
-    -------
-    numpy.ndarray
-        uint8, (256, n): voxels to add as bits, each row filled up with 0; bit ``4 z + 2 y + x``. A watertight pattern has
-        zeros only.
+    (256, n): voxels to add as bits, each row filled up with 0; bit ``4 z + 2 y + x``. A watertight pattern has zeros only.
     """
-    rows = []
+    rows: list[list[int]] = []
     for pattern in range(256):
-        ways = []
+        ways: list[int] = []
         if not _is_watertight(pattern):
             added = [more for more in range(256) if not more & pattern and _is_watertight(pattern | more)]
             least = min(more.bit_count() for more in added)
@@ -74,7 +52,7 @@ def plug_table() -> np.ndarray:
     return table
 
 
-def _is_watertight(pattern) -> bool:
+def _is_watertight(pattern: int) -> bool:
     """Whether neither a face of the block nor the block itself has two opposite voxels that differ from the others."""
     bits = [pattern >> k & 1 for k in range(8)]
     for first, second in itertools.combinations((1, 2, 4), 2):
@@ -86,8 +64,8 @@ def _is_watertight(pattern) -> bool:
 
 
 @compiled(nogil=True)
-def _plug(labels, table, active):
-    """One sweep over the blocks that begin in active planes; the planes whose blocks may have changed by it."""
+def _plug(labels: NDArray[np.int32], table: NDArray[np.uint8], active: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Sweep over the blocks that begin in active planes; return the planes whose blocks may have changed by it."""
     n_z, n_y, n_x = labels.shape
     changed = np.zeros(n_z, dtype=np.bool_)
     for z in range(n_z - 1):
@@ -116,7 +94,7 @@ def _plug(labels, table, active):
                         break
                     free = True
                     for k in range(8):
-                        if way >> k & 1 and not _is_free(labels, z + (k >> 2), y + (k >> 1 & 1), x - 1 + (k & 1), own):
+                        if way >> k & 1 and not is_free(labels, z + (k >> 2), y + (k >> 1 & 1), x - 1 + (k & 1), own):
                             free = False
                             break
                     if free:

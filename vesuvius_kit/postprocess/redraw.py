@@ -4,10 +4,11 @@ import itertools
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_real
 from vesuvius_kit.postprocess.promises import JOINS_NOTHING, KEEPS_OCTANTS, promise
-from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, for_smooth_planes, measure_ridges
+from vesuvius_kit.postprocess.ridges import differentiate, find_sharpest, for_smooth_planes, measure_ridges
 from vesuvius_kit.postprocess.slits import grow_simple
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import label_components
@@ -16,39 +17,28 @@ from vesuvius_kit.voxel.slabs import for_each, for_slabs
 
 
 @promise(JOINS_NOTHING, KEEPS_OCTANTS)
-def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
+def redraw_sheets(
+    mask: NDArray[np.bool_], thickness: float = 3.0, sigma: float = 2.5, axial: bool = True
+) -> NDArray[np.bool_]:
     """Draw every sheet at one thickness round its middle, by voxels that change no topology.
 
     The middle is the ridge of the smoothed mask. First what lies farther from it than half the thickness goes: spurs vanish,
     and what holds two parts together is worn down to a thread. Then the sheets grow across, within that distance, those voxels
-    first that lie on the strongest ridge. Only simple points of an octant come and go, and no voxel comes that lies within two
-    voxels of another sheet, so that no two sheets meet: a hole stays a hole, a slit a slit, and a seam a seam.
+    first that lie on the strongest ridge. Only simple points of an octant of the score come and go (foreground 6-connected,
+    background 26-connected), and no voxel comes that lies within two voxels of another sheet, so that no two sheets meet: a
+    hole stays a hole, a slit a slit, and a seam a seam. Deformation by simple points is Bertrand and Malandain's (Pattern
+    Recognition Letters 15, 1994); the winners' solutions that drew their sheets anew had a thickness round a skeleton.
 
     Parameters
     ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool, of sheets that are no thicker than about three times ``sigma``.
-    thickness : float
+    mask
+        (Z, Y, X), of sheets that are no thicker than about three times ``sigma``.
+    thickness
         In voxels, > 0. A sheet grows by at most ``(thickness - 1) / 2`` voxels, rounded up, on either side.
-    sigma : float
+    sigma
         Standard deviation of the smoothing, in voxels, > 0.
-    axial : bool
+    axial
         Measure the thickness within the axial plane, see `vesuvius_kit.postprocess.ridges.trace_ridges`.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape. Octants are those of the score; foreground is 6-connected, background 26-connected.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a parameter out of range.
-
-    Notes
-    -----
-    Deformation by simple points: Bertrand and Malandain, Pattern Recognition Letters 15, 1994; thickness round a skeleton as
-    in the solutions that drew their sheets anew.
     """
     check_array("mask", mask, kinds="b")
     thickness = check_real("thickness", thickness, above=0)
@@ -62,19 +52,19 @@ def redraw_sheets(mask, thickness=3.0, sigma=2.5, axial=True) -> np.ndarray:
     for layer in range(max(1, math.ceil((thickness - 1) / 2))):
         near = _find_layers(result, levels)
 
-        def work(block):
+        def work(block: tuple[slice, ...]) -> None:
             result[block] = _redraw_octant(result[block], levels[block], near[block], trim=layer == 0)  # noqa: B023
 
         for_each(work, octants)
     return result
 
 
-def _rank_ridges(mask, sigma, thickness, axial):
-    """The ridges of the smoothed mask in 255 levels, uint8; 0 where neither side along the normal leads to the mask."""
+def _rank_ridges(mask: NDArray[np.bool_], sigma: float, thickness: float, axial: bool) -> NDArray[np.uint8]:
+    """The ridges of the smoothed mask in 255 levels; 0 where neither side along the normal leads to the mask."""
     levels = np.zeros(mask.shape, dtype=np.uint8)
     reach = math.ceil(thickness / 2)
 
-    def work(smooth, offset, start, stop):
+    def work(smooth: NDArray[np.float32], offset: int, start: int, stop: int) -> None:
         strength = measure_ridges(smooth, offset, start, stop, sigma, thickness, axial=axial)
         levels[start:stop] = np.where(strength > 0, 1 + 254 * strength, 0)
         _keep_across(mask, smooth, offset, start, stop, reach, levels)
@@ -83,7 +73,7 @@ def _rank_ridges(mask, sigma, thickness, axial):
     return levels
 
 
-def _find_layers(mask, levels):
+def _find_layers(mask: NDArray[np.bool_], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     near = np.zeros(mask.shape, dtype=np.uint8)
     labels, _ = label_components(mask, 26)
     for_slabs(lambda start, stop: _find_layer(labels, levels, start, stop, near), len(mask))
@@ -91,7 +81,15 @@ def _find_layers(mask, levels):
 
 
 @compiled(nogil=True)
-def _keep_across(mask, smooth, offset, start, stop, reach, levels):
+def _keep_across(
+    mask: NDArray[np.bool_],
+    smooth: NDArray[np.float32],
+    offset: int,
+    start: int,
+    stop: int,
+    reach: int,
+    levels: NDArray[np.uint8],
+) -> None:
     """Set to 0 the levels of background voxels from which no step along the normal leads to the mask: those beyond a rim."""
     n_z, n_y, n_x = mask.shape
     gradient, hessian, normal = np.empty(3), np.empty(6), np.empty(3)
@@ -100,8 +98,8 @@ def _keep_across(mask, smooth, offset, start, stop, reach, levels):
             for x in range(n_x):
                 if levels[z, y, x] == 0 or mask[z, y, x]:
                     continue
-                _differentiate(smooth, z - offset, y, x, gradient, hessian)
-                _sharpest(hessian, normal)
+                differentiate(smooth, z - offset, y, x, gradient, hessian)
+                find_sharpest(hessian, normal)
                 found = False
                 for step in range(-reach, reach + 1):
                     a, b, c = round(z + step * normal[0]), round(y + step * normal[1]), round(x + step * normal[2])
@@ -111,7 +109,9 @@ def _keep_across(mask, smooth, offset, start, stop, reach, levels):
                     levels[z, y, x] = 0
 
 
-def _redraw_octant(mask, levels, near, trim):
+def _redraw_octant(
+    mask: NDArray[np.bool_], levels: NDArray[np.uint8], near: NDArray[np.uint8], trim: bool
+) -> NDArray[np.bool_]:
     """Wear off the mask outside of the slabs, then grow it within ``near``."""
     state = np.zeros(tuple(size + 2 for size in mask.shape), dtype=np.uint8)
     inner = (slice(1, -1),) * 3
@@ -126,7 +126,9 @@ def _redraw_octant(mask, levels, near, trim):
 
 
 @compiled(nogil=True)
-def _find_layer(labels, levels, start, stop, near):
+def _find_layer(
+    labels: NDArray[np.int32], levels: NDArray[np.uint8], start: int, stop: int, near: NDArray[np.uint8]
+) -> None:
     """Copy the levels of the background voxels that touch one sheet and have no other within two voxels."""
     n_z, n_y, n_x = labels.shape
     for z in range(start, stop):
@@ -151,7 +153,7 @@ def _find_layer(labels, levels, start, stop, near):
 
 
 @compiled(nogil=True)
-def _wear_off(state, places):
+def _wear_off(state: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
     """Set to 0 what may go (2) as long as it is simple; the border must be 0."""
     steps = (state.shape[1] * state.shape[2], state.shape[2], 1)
     flat = state.ravel()

@@ -1,21 +1,24 @@
 """The sheet as a ridge of the probability: thin, smooth, and where the probability is highest."""
 
 import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError, check_array, check_real
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_each, for_slabs
 
 _TRUNCATE = 3.0  # the Gaussian ends at this many standard deviations
-_PROFILES = {"parabola": 0.0, "gaussian": 1.0}
+_PROFILES: dict[str, float] = {"parabola": 0.0, "gaussian": 1.0}
 _PLANES = 24  # smoothed at a time
 _LEAST_TILTED = 0.77  # of the thickness: what a sheet that leans far has along its normal
 _LEAST_USUAL = 0.02  # what a usual ridge has at least, so that the noise of an empty volume is no sheet
 
 
-def _fit_cosine():
+def _fit_cosine() -> NDArray[np.float32]:
     """Coefficients of ``cos((acos(h) + 2 pi) / 3)`` as a polynomial in ``sqrt(1 - h)``, good to 3e-8 for h in [-1, 1]."""
     s = np.sqrt(2) * (0.5 - 0.5 * np.cos(np.linspace(0, np.pi, 512)))
     values = np.cos((np.arccos(np.clip(1 - s * s, -1, 1)) + 2 * np.pi) / 3)
@@ -27,54 +30,50 @@ _COSINE = _fit_cosine()
 
 
 def trace_ridges(
-    probability, sigma=2.5, thickness=3.0, profile="gaussian", plate=1.0, axial=True, relative=True
-) -> np.ndarray:
+    probability: NDArray[np.floating[Any]],
+    sigma: float = 2.5,
+    thickness: float = 3.0,
+    profile: Literal["parabola", "gaussian"] = "gaussian",
+    plate: float = 1.0,
+    axial: bool = True,
+    relative: bool = True,
+) -> NDArray[np.float16]:
     """Return how strong a ridge the smoothed probability is, within slabs of constant thickness round the ridge surfaces.
 
     Along the direction of strongest curvature the smoothed probability is a parabola near its top; a voxel is taken when its
     centre lies within half the thickness of that top. So two wraps whose probabilities run into one another stay two slabs,
     and a sheet is as thick where the network is sure as where it is not. A threshold of the result makes a mask.
 
+    The strength, in [0, 1], is ``sigma**2`` times the curvature across the ridge, 0 outside of the slabs. A plane layer of
+    probability 1 and two voxels' thickness has 0.31 for a ``sigma`` of 2.5; half the probability, half of it.
+
     Parameters
     ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1].
-    sigma : float
+    probability
+        (Z, Y, X), in [0, 1].
+    sigma
         Standard deviation of the smoothing, in voxels, > 0.
-    thickness : float
+    thickness
         Of the slabs, in voxels, > 0.
-    profile : str
-        What the smoothed probability is taken for across a ridge: a ``parabola``, which takes a voxel beside the top for
-        farther away than it is, so that slabs come out thinner than ``thickness``, the more so the smaller ``sigma`` is; or a
-        ``gaussian``, whose slabs are as thick as they should be.
-    plate : float
+    profile
+        What the smoothed probability is taken for across a ridge. A ``parabola`` takes a voxel beside the top for farther
+        away than it is, so that slabs come out thinner than ``thickness``, the more so the smaller ``sigma`` is; the
+        slabs of a ``gaussian`` are as thick as they should be.
+    plate
         In [0, 1]: the part of the second strongest curvature that is taken off the strength. A sheet is flat along itself
         and loses nothing; a rod between two wraps, and the seam where it meets a wrap, lose most of theirs.
-    axial : bool
+    axial
         Measure the thickness within the axial plane (y, x), as those who label do: a sheet that leans by an angle a has
         ``cos(a)`` of it along its normal, but never less than ``0.77``.
-    relative : bool
+    relative
         Give ``s / (s + m)`` in place of the strength s, where m is the mean strength weighted by itself, at least 0.02: one
         half is what a sheet usually has in this volume, however sure the network is of anything.
 
-    Returns
-    -------
-    numpy.ndarray
-        float16 in [0, 1], of the same shape: ``sigma**2`` times the curvature across the ridge, 0 outside of the slabs. A
-        plane layer of probability 1 and two voxels' thickness has 0.31 for a ``sigma`` of 2.5; half the probability, half
-        of it.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a parameter out of range.
-
     Notes
     -----
-    The offset to the top is Steger's, "An unbiased detector of curvilinear structures", IEEE PAMI 20, 1998, in three
-    dimensions; the normalised strength is Lindeberg's, IJCV 30, 1998; what tells plates from tubes by their second curvature
-    is Sato et al., "Tissue classification based on 3D local intensity structures", IEEE TVCG 6, 2000. Derivatives are central
-    differences of the Gaussian. The saturation ``s / (s + m)`` is Naka and Rushton's, J. Physiology 185, 1966.
+    The offset to the top is Steger's (IEEE PAMI 20, 1998) in three dimensions, the normalised strength Lindeberg's (IJCV 30,
+    1998); plates are told from tubes as by Sato et al. (IEEE TVCG 6, 2000). Derivatives are central differences of the
+    Gaussian. The saturation ``s / (s + m)`` is Naka and Rushton's (J. Physiology 185, 1966).
     """
     check_array("probability", probability, kinds="f")
     sigma = check_real("sigma", sigma, above=0)
@@ -86,7 +85,7 @@ def trace_ridges(
     # Sums of planes, so that the number of threads changes no bit.
     sums = np.zeros((len(strength), 2))
 
-    def work(smooth, offset, start, stop):
+    def work(smooth: NDArray[np.float32], offset: int, start: int, stop: int) -> None:
         found = measure_ridges(smooth, offset, start, stop, sigma, thickness, profile, plate, axial)
         _sum_planes(found, sums[start:stop])
         strength[start:stop] = found
@@ -99,23 +98,19 @@ def trace_ridges(
 
 
 def measure_ridges(
-    smooth, offset, start, stop, sigma, thickness, profile="gaussian", plate=0.0, axial=True
-) -> np.ndarray:
-    """Return the strength of the planes from ``start`` to ``stop``, see `trace_ridges` and `for_smooth_planes`.
+    smooth: NDArray[np.float32],
+    offset: int,
+    start: int,
+    stop: int,
+    sigma: float,
+    thickness: float,
+    profile: Literal["parabola", "gaussian"] = "gaussian",
+    plate: float = 0.0,
+    axial: bool = True,
+) -> NDArray[np.float32]:
+    """Return the strength of the planes from ``start`` to ``stop`` of a volume, as `trace_ridges` does without ``relative``.
 
-    Parameters
-    ----------
-    smooth : numpy.ndarray
-        float32 (Z, Y, X), smooth planes; its first is plane ``offset`` of the volume.
-    offset, start, stop : int
-        Planes of the volume.
-    sigma, thickness, profile, plate, axial
-        See `trace_ridges`.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (stop - start, Y, X).
+    ``smooth``, (Z, Y, X), begins with plane ``offset`` of the volume; see `for_smooth_planes`.
     """
     out = np.empty((stop - start, *smooth.shape[1:]), dtype=np.float32)
     tilted = _LEAST_TILTED**2 if axial else 1.0
@@ -123,21 +118,24 @@ def measure_ridges(
     return out
 
 
-def for_smooth_planes(volume, sigma, function, margin=1):
+def for_smooth_planes(
+    volume: NDArray[Any],
+    sigma: float,
+    function: Callable[[NDArray[np.float32], int, int, int], None],
+    margin: int = 1,
+) -> None:
     """Smooth a volume some planes at a time and hand them on, so that the whole never stands in memory.
 
     Parameters
     ----------
-    volume : numpy.ndarray
-        (Z, Y, X) float or bool.
-    sigma : float
+    volume
+        (Z, Y, X), float or bool.
+    sigma
         Standard deviation of the Gaussian, in voxels, > 0.
-    function : callable
-        Called as ``function(smooth, offset, start, stop)`` in threads. ``smooth``, float32, holds the planes from ``offset``
-        on: those from ``start`` to ``stop`` and ``margin`` more on either side, where there are so many. The groups are the
-        same for any number of threads.
-    margin : int
-        Planes on either side, >= 0.
+    function
+        Called as ``function(smooth, offset, start, stop)`` in threads. ``smooth`` holds the planes from ``offset`` on: those
+        from ``start`` to ``stop`` and ``margin`` more on either side, where there are so many. The groups are the same for any
+        number of threads.
     """
     weights = _weigh(sigma)
     source = volume if volume.dtype in (np.float32, np.float64, bool) else volume.astype(np.float32)
@@ -145,7 +143,7 @@ def for_smooth_planes(volume, sigma, function, margin=1):
 
     planes = max(_PLANES, 2 * margin)
 
-    def work(start):
+    def work(start: int) -> None:
         stop = min(start + planes, n_z)
         low, high = max(start - margin, 0), min(stop + margin, n_z)
         smooth = np.empty((high - low, *source.shape[1:]), dtype=np.float32)
@@ -157,7 +155,7 @@ def for_smooth_planes(volume, sigma, function, margin=1):
         for_each(work, range(0, n_z, planes))
 
 
-def _make_relative(strength, usual):
+def _make_relative(strength: NDArray[np.float16], usual: np.float32) -> None:
     """Replace the strength s by s / (s + usual), in place; see `trace_ridges`."""
     # A float16 from 0 to 1 is one of 15361 words: what each becomes is computed once.
     values = np.arange(np.float16(1).view(np.uint16) + 1, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -167,7 +165,7 @@ def _make_relative(strength, usual):
 
 
 @compiled(nogil=True)
-def _translate(words, table):
+def _translate(words: NDArray[np.uint16], table: NDArray[np.uint16]) -> None:
     """Replace every word by the entry of that number."""
     for z in range(words.shape[0]):
         for y in range(words.shape[1]):
@@ -175,33 +173,15 @@ def _translate(words, table):
                 words[z, y, x] = table[words[z, y, x]]
 
 
-def _weigh(sigma):
+def _weigh(sigma: float) -> NDArray[np.float32]:
     """The half of a Gaussian's weights, from the middle."""
     reach = max(1, int(_TRUNCATE * sigma + 0.5))
     weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
     return (weights / (2 * weights.sum() - weights[0])).astype(np.float32)
 
 
-def smooth_gaussian(volume, sigma) -> np.ndarray:
-    """Convolve with a Gaussian that ends at three standard deviations; the faces are repeated outwards.
-
-    Parameters
-    ----------
-    volume : numpy.ndarray
-        (Z, Y, X), bool or float.
-    sigma : float
-        Standard deviation in voxels, > 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, ``sigma`` not above 0.
-    """
+def smooth_gaussian(volume: NDArray[Any], sigma: float) -> NDArray[np.float32]:
+    """Convolve a float or bool volume with a Gaussian that ends at three standard deviations; faces are repeated outwards."""
     check_array("volume", volume, kinds="bf")
     sigma = check_real("sigma", sigma, above=0)
     weights = _weigh(sigma)
@@ -214,7 +194,10 @@ def smooth_gaussian(volume, sigma) -> np.ndarray:
 
 
 @compiled(nogil=True, fastmath=True)
-def _blur_across_planes(volume, weights, start, stop, out):
+def _blur_across_planes(
+    volume: NDArray[Any], weights: NDArray[np.float32], start: int, stop: int, out: NDArray[np.float32]
+) -> None:
+    """Write the planes from ``start`` to ``stop``, convolved along z."""
     n_z, n_y, n_x = volume.shape
     for z in range(start, stop):
         for y in range(n_y):
@@ -229,7 +212,8 @@ def _blur_across_planes(volume, weights, start, stop, out):
 
 
 @compiled(nogil=True, fastmath=True)
-def _blur_within_planes(out, weights):
+def _blur_within_planes(out: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+    """Convolve every plane along y and x, in place."""
     n_z, n_y, n_x = out.shape
     reach = weights.size - 1
     plane = np.empty((n_y, n_x), dtype=np.float32)
@@ -259,7 +243,16 @@ def _blur_within_planes(out, weights):
 
 
 @compiled(nogil=True)
-def _measure_ridges(smooth, scale, half, log_part, plate, tilted, first, strength):
+def _measure_ridges(
+    smooth: NDArray[np.float32],
+    scale: float | np.float32,
+    half: float | np.float32,
+    log_part: float | np.float32,
+    plate: float | np.float32,
+    tilted: float | np.float32,
+    first: int,
+    strength: NDArray[np.float32],
+) -> None:
     """The strength of planes of ``smooth``, from the plane ``first`` on."""
     n_z, n_y, n_x = strength.shape
     # A second difference is at most twice the value: what is left out has a strength below a hundredth.
@@ -274,7 +267,7 @@ def _measure_ridges(smooth, scale, half, log_part, plate, tilted, first, strengt
 
 
 @compiled(nogil=True)
-def _read_rows(smooth, z, y, rows):
+def _read_rows(smooth: NDArray[np.float32], z: int, y: int, rows: NDArray[np.float32]) -> None:
     """Copy the rows round a row; a face is repeated outwards."""
     n_z, n_y, n_x = smooth.shape
     for k in range(9):
@@ -286,7 +279,16 @@ def _read_rows(smooth, z, y, rows):
 
 
 @compiled(nogil=True, fastmath={"contract", "reassoc"})
-def _measure_row(rows, least, scale, half, log_part, plate, tilted, strength):
+def _measure_row(
+    rows: NDArray[np.float32],
+    least: np.float32,
+    scale: np.float32,
+    half: np.float32,
+    log_part: np.float32,
+    plate: np.float32,
+    tilted: np.float32,
+    strength: NDArray[np.float32],
+) -> None:
     """The strength of one row. Without a branch or a call, and in float32 throughout, so that voxels go in packs of eight.
 
     Derivatives are central differences. The lowest eigenvalue is Smith's closed form (Communications of the ACM 4, 1961) with a
@@ -342,7 +344,7 @@ def _measure_row(rows, least, scale, half, log_part, plate, tilted, strength):
 
 
 @compiled(nogil=True, fastmath={"reassoc"})
-def _sum_planes(strength, sums):
+def _sum_planes(strength: NDArray[np.float32], sums: NDArray[np.float64]) -> None:
     """The sum of the strengths of each plane, and of their squares."""
     for z in range(len(strength)):
         for y in range(strength.shape[1]):
@@ -353,8 +355,15 @@ def _sum_planes(strength, sums):
 
 
 @compiled(nogil=True)
-def _differentiate(smooth, z, y, x, gradient, hessian):
-    """Central differences; a face is repeated outwards. The Hessian's order is zz, yy, xx, zy, zx, yx."""
+def differentiate(
+    smooth: NDArray[np.float32],
+    z: int,
+    y: int,
+    x: int,
+    gradient: NDArray[np.float64],
+    hessian: NDArray[np.float64],
+) -> None:
+    """Write central differences at a voxel; a face is repeated outwards. The Hessian's order is zz, yy, xx, zy, zx, yx."""
     n_z, n_y, n_x = smooth.shape
     a, b = max(z - 1, 0), min(z + 1, n_z - 1)
     c, d = max(y - 1, 0), min(y + 1, n_y - 1)
@@ -372,8 +381,8 @@ def _differentiate(smooth, z, y, x, gradient, hessian):
 
 
 @compiled(nogil=True)
-def _sharpest(hessian, normal):
-    """The lowest eigenvalue of a symmetric matrix; its unit eigenvector is written to ``normal``.
+def find_sharpest(hessian: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
+    """Return the lowest eigenvalue of a Hessian of `differentiate`; its unit eigenvector is written to ``normal``.
 
     Closed form: Smith, Communications of the ACM 4, 1961; the eigenvector is the longest cross product of two rows.
     """

@@ -1,6 +1,9 @@
 """Repairs that treat each sheet, a 26-connected component, on its own and leave its neighbours alone."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape
@@ -12,29 +15,11 @@ from vesuvius_kit.voxel.morphology import box_rows, close_words, dilate_words
 
 
 @promise(ADDS_ONLY, JOINS_NOTHING)
-def close_sheets(mask, radius=3) -> np.ndarray:
-    """Close each sheet by a ball, without a voxel that touches another sheet.
+def close_sheets(mask: NDArray[np.bool_], radius: int = 3) -> NDArray[np.bool_]:
+    """Close each sheet by a ball, as the 1st place did, without a voxel that touches another sheet.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    radius : int
-        Of the ball, in voxels; 0 changes nothing. The volume's faces do not eat at the sheets.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape. Where two sheets want the same gap, the larger one closes first.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a negative radius.
-
-    Notes
-    -----
-    Closing per component as in the 1st place's solution.
+    The mask is (Z, Y, X), the ``radius`` in voxels; 0 changes nothing. Where two sheets want the same gap, the larger one
+    closes first. The volume's faces do not eat at the sheets.
     """
     check_array("mask", mask, kinds="b")
     radius = check_integer("radius", radius, minimum=0)
@@ -60,30 +45,11 @@ def close_sheets(mask, radius=3) -> np.ndarray:
 
 
 @promise(ADDS_ONLY, JOINS_NOTHING)
-def grow_sheets(probability, mask, t_low) -> np.ndarray:
+def grow_sheets(probability: NDArray[np.floating[Any]], mask: NDArray[np.bool_], t_low: float) -> NDArray[np.bool_]:
     """Grow every sheet within the voxels of at least ``t_low``, the strongest first, without a voxel that touches two sheets.
 
     A high threshold tells wraps apart, a low one finds all of each: this has both. Where two sheets meet, a seam one voxel wide
-    stays open between them.
-
-    Parameters
-    ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1].
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    t_low : float
-        In [0, 1]. What no sheet is connected to stays out.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind, dimension or shapes that differ, a threshold out of range.
+    stays open between them. What no sheet is connected to stays out. Both arrays are (Z, Y, X), ``t_low`` is in [0, 1].
 
     Notes
     -----
@@ -97,27 +63,12 @@ def grow_sheets(probability, mask, t_low) -> np.ndarray:
         return mask.copy()
     labels, _ = label_components(mask, 26)
     levels = rank_levels(probability, mask, t_low)
-    _grow_labels(labels, levels, _count_values(levels, 255))
+    grow_labels(labels, levels, count_values(levels, 255))
     return labels > 0
 
 
-def rank_levels(probability, mask, t_low) -> np.ndarray:
-    """Sort the voxels that a mask may grow into by their probability.
-
-    Parameters
-    ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1].
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    t_low : float
-        In [0, 1].
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8: 1 to 255 from ``t_low`` to the highest probability; 0 below ``t_low`` and in the mask.
-    """
+def rank_levels(probability: NDArray[np.floating[Any]], mask: NDArray[np.bool_], t_low: float) -> NDArray[np.uint8]:
+    """Sort the voxels that a mask may grow into: from 1 at ``t_low`` to 255 at the highest probability, and 0 elsewhere."""
     levels = np.zeros(mask.shape, dtype=np.uint8)
     allowed = (probability >= probability.dtype.type(t_low)) & ~mask
     # Levels spread over what is there: the strength of a ridge rarely comes near 1.
@@ -126,22 +77,12 @@ def rank_levels(probability, mask, t_low) -> np.ndarray:
     return levels
 
 
-def list_sheets(labels, margin=1):
-    """List the sheets of a labelled volume, the largest first.
+def list_sheets(labels: NDArray[np.int32], margin: int = 1) -> list[tuple[int, tuple[slice, ...]]]:
+    """List the components of a labelled volume and their boxes, the largest first.
 
-    Parameters
-    ----------
-    labels : numpy.ndarray
-        int, (Z, Y, X), components from 1 on.
-    margin : int
-        Voxels that the boxes are wider on each side, within the volume.
-
-    Returns
-    -------
-    list of tuple
-        ``(label, box)``, box a tuple of three slices.
+    The boxes are ``margin`` voxels wider on each side, within the volume.
     """
-    sizes = _count_values(labels, int(labels.max(initial=0)))
+    sizes = count_values(labels, int(labels.max(initial=0)))
     boxes = ndimage.find_objects(labels)
     order = [label for label in np.argsort(-sizes[1:], kind="stable") + 1 if boxes[label - 1] is not None]
     return [
@@ -154,8 +95,8 @@ def list_sheets(labels, margin=1):
 
 
 @compiled(nogil=True)
-def _count_values(volume, highest):
-    """As numpy.bincount, which would copy the volume to 64 bits first."""
+def count_values(volume: NDArray[np.integer[Any]], highest: int) -> NDArray[np.int64]:
+    """Return how often each value from 0 to ``highest`` occurs; numpy.bincount would copy the volume to 64 bits first."""
     counts = np.zeros(highest + 1, dtype=np.int64)
     for z in range(volume.shape[0]):
         for y in range(volume.shape[1]):
@@ -165,8 +106,8 @@ def _count_values(volume, highest):
 
 
 @compiled(nogil=True)
-def _is_free(labels, z, y, x, own):
-    """Whether a voxel is background, or the sheet's own, and touches no other sheet."""
+def is_free(labels: NDArray[np.integer[Any]], z: int, y: int, x: int, own: int) -> bool:
+    """Return whether a voxel is background, or of the sheet ``own``, and touches no other sheet."""
     for a in range(max(z - 1, 0), min(z + 2, labels.shape[0])):
         for b in range(max(y - 1, 0), min(y + 2, labels.shape[1])):
             for c in range(max(x - 1, 0), min(x + 2, labels.shape[2])):
@@ -176,10 +117,10 @@ def _is_free(labels, z, y, x, own):
 
 
 @compiled(nogil=True)
-def _grow_labels(labels, levels, counts):
+def grow_labels(labels: NDArray[np.int32], levels: NDArray[np.uint8], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Flood the voxels of level > 0, highest level first, and return the flat positions of those that were looked at.
 
-    ``levels`` is set to 0 there.
+    ``counts`` holds the number of voxels of each level. ``levels`` is set to 0 where it was looked at.
     """
     n_z, n_y, n_x = labels.shape
     # Every voxel waits once at most, in the part of the queue that belongs to its level.
@@ -206,7 +147,7 @@ def _grow_labels(labels, levels, counts):
             for b in range(max(y - 1, 0), min(y + 2, n_y)):
                 for c in range(max(x - 1, 0), min(x + 2, n_x)):
                     own = max(own, labels[a, b, c])
-        if _is_free(labels, z, y, x, own):
+        if is_free(labels, z, y, x, own):
             labels[z, y, x] = own
             top = max(top, _queue_neighbours(levels, z, y, x, queue, last))
     n = 0
@@ -219,7 +160,10 @@ def _grow_labels(labels, levels, counts):
 
 
 @compiled(nogil=True)
-def _queue_neighbours(levels, z, y, x, queue, last):
+def _queue_neighbours(
+    levels: NDArray[np.uint8], z: int, y: int, x: int, queue: NDArray[np.int64], last: NDArray[np.int64]
+) -> int:
+    """Queue the neighbours of level > 0 that do not wait yet, and return their highest level."""
     n_z, n_y, n_x = levels.shape
     top = 0
     for a in range(max(z - 1, 0), min(z + 2, n_z)):

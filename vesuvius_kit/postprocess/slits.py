@@ -4,7 +4,10 @@ The score counts tunnels octant by octant, and a label has next to none: a sheet
 should be filled first; what is left here are bridges between wraps and holes that no sheet spans.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_integer, check_same_shape
 from vesuvius_kit.postprocess.promises import REMOVES_ONLY, promise
@@ -18,37 +21,19 @@ _WAITS = 1 << 27  # beside the 27 bits of a neighbourhood
 
 
 @promise(REMOVES_ONLY)
-def slit_tunnels(probability, mask, min_size=0) -> np.ndarray:
+def slit_tunnels(
+    probability: NDArray[np.floating[Any]], mask: NDArray[np.bool_], min_size: int = 0
+) -> NDArray[np.bool_]:
     """Remove the weakest voxels whose removal leaves no octant with a tunnel or a cavity.
 
-    Each octant is grown again from the strongest voxel of each of its 6-connected components, strong voxels first, by voxels
-    that do not change the topology (simple points). A voxel that would close a ring stays out: the result has the same number
-    of components, and every one of them is a lump without holes.
+    Each octant of the score (halves along each axis, the first takes the odd voxel) is grown again from the strongest voxel of
+    each of its 6-connected components, those of high probability first, by simple points, which do not change the topology
+    (Bertrand and Malandain, Pattern Recognition Letters 15, 1994). A voxel that would close a ring stays out: the result has
+    the same number of components, and every one of them is a lump without holes. Background is 26-connected. Components of an
+    octant with fewer than ``min_size`` voxels are removed. Both arrays are (Z, Y, X), the probability is in [0, 1].
 
-    Parameters
-    ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1]: decides where a ring is cut.
-    mask : numpy.ndarray
-        (Z, Y, X) bool.
-    min_size : int
-        Components of an octant with fewer voxels are removed.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape, within ``mask``. Octants are those of the score: halves along each axis, the first takes the
-        odd voxel; foreground is 6-connected, background 26-connected.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind, dimension or shapes that differ, a negative size.
-
-    Notes
-    -----
-    Simple points: Bertrand and Malandain, Pattern Recognition Letters 15, 1994. Growing in the order of grey values is the
-    idea of watershed cuts that keep topology: Couprie, Najman, Bertrand, JMIV 22, 2005.
+    Growing in the order of grey values is the idea of watershed cuts that keep topology: Couprie, Najman, Bertrand, JMIV 22,
+    2005.
     """
     check_array("probability", probability, kinds="f")
     check_array("mask", mask, kinds="b")
@@ -58,7 +43,7 @@ def slit_tunnels(probability, mask, min_size=0) -> np.ndarray:
     halves = [(slice(0, -(-size // 2)), slice(-(-size // 2), size)) for size in mask.shape]
     blocks = [(z, y, x) for z in halves[0] for y in halves[1] for x in halves[2]]
 
-    def work(start, stop):
+    def work(start: int, stop: int) -> None:
         for block in blocks[start:stop]:
             result[block] = _grow_octant(probability[block], remove_small_components(mask[block], min_size))
 
@@ -66,7 +51,7 @@ def slit_tunnels(probability, mask, min_size=0) -> np.ndarray:
     return result
 
 
-def _grow_octant(probability, mask):
+def _grow_octant(probability: NDArray[np.floating[Any]], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not mask.any():
         return mask
     levels = np.zeros(tuple(size + 2 for size in mask.shape), dtype=np.uint8)
@@ -79,7 +64,9 @@ def _grow_octant(probability, mask):
 
 
 @compiled(nogil=True)
-def _rank(probability, mask, factor, levels):
+def _rank(
+    probability: NDArray[np.floating[Any]], mask: NDArray[np.bool_], factor: float, levels: NDArray[np.uint8]
+) -> None:
     """Write 1 to 255 where the mask is."""
     for z in range(mask.shape[0]):
         for y in range(mask.shape[1]):
@@ -89,7 +76,7 @@ def _rank(probability, mask, factor, levels):
 
 
 @compiled(nogil=True)
-def _strongest(levels, labels, count):
+def _strongest(levels: NDArray[np.uint8], labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     """The voxel of the highest level of each component, the first in raster order."""
     best = np.zeros(count + 1, dtype=np.int64)
     at = np.zeros((count + 1, 3), dtype=np.int64)
@@ -104,20 +91,17 @@ def _strongest(levels, labels, count):
 
 
 @compiled(nogil=True)
-def grow_simple(levels, seeds):
+def grow_simple(levels: NDArray[np.uint8], seeds: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Grow seeds within the voxels of level > 0, highest level first, by simple points.
+
+    The result, foreground 6-connected and background 26-connected, has the topology of the seeds.
 
     Parameters
     ----------
-    levels : numpy.ndarray
-        (Z, Y, X) uint8, 0 on the border. A seed of level 0 is in the result all the same.
-    seeds : numpy.ndarray
-        (n, 3) int64, voxels that do not lie on the border.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool (Z, Y, X): foreground 6-connected, background 26-connected, of the topology of the seeds.
+    levels
+        (Z, Y, X), 0 on the border. A seed of level 0 is in the result all the same.
+    seeds
+        (n, 3), voxels that do not lie on the border.
     """
     _, n_y, n_x = levels.shape
     step_y, step_z = n_x, n_y * n_x
@@ -146,13 +130,21 @@ def grow_simple(levels, seeds):
         following[at] = -1
         codes[at] &= ~_WAITS
         # The mask is 6-connected, its background 26-connected. What is refused is asked again when a voxel beside it is added.
-        if is_simple(~np.int64(codes[at])):
+        if is_simple(~np.int64(codes[at])):  # type: ignore[arg-type]  # an int64 is an int to numba
             top = max(top, _add(at, offsets, flat, codes, following, first, last))
     return ((codes & CENTRE) != 0).reshape(levels.shape)
 
 
 @compiled(nogil=True)
-def _add(voxel, offsets, flat, codes, following, first, last):
+def _add(
+    voxel: int,
+    offsets: NDArray[np.int64],
+    flat: NDArray[np.uint8],
+    codes: NDArray[np.int32],
+    following: NDArray[np.int32],
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+) -> int:
     """Add a voxel, let all wait that may be simple now, each at the end of its level's chain; return their highest level."""
     top = 0
     for k in range(27):

@@ -1,8 +1,10 @@
 """Single steps from a probability to a mask, and the composition that most of the competition used."""
 
 import itertools
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 from scipy import ndimage
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer, check_real
@@ -16,60 +18,46 @@ from vesuvius_kit.voxel.slabs import for_slabs
 
 _PLANES = 8  # converted at a time
 
-# Of the mask that stands in for a prediction: about the share of surface in labelled regions, and half a sheet's thickness.
 SIMPLE_SHARE = 0.1
+"""Of voxels in `simple_mask`: about the share of surface in labelled regions."""
 SIMPLE_SIGMA = 2.5
+"""Scale of `simple_mask` in voxels: half a sheet's thickness."""
 
 
-def hysteresis_threshold(probability, t_low, t_high) -> np.ndarray:
-    """Return the voxels of at least ``t_low`` that are 26-connected to one of at least ``t_high``.
+def hysteresis_threshold(probability: NDArray[np.floating[Any]], t_low: float, t_high: float) -> NDArray[np.bool_]:
+    """Return the voxels of at least ``t_low`` that are 26-connected to one of at least ``t_high`` (Canny, IEEE PAMI 1986).
 
-    Parameters
-    ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1]. Thresholds are rounded to its type before comparing.
-    t_low, t_high : float
-        In [0, 1], ``t_low <= t_high``.
+    ``probability`` is (Z, Y, X) in [0, 1]; the thresholds, ``t_low <= t_high``, are rounded to its type before comparing.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape; all False when no voxel reaches ``t_high``.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, NaN, values or thresholds out of range, ``t_low`` above ``t_high``.
-
-    Notes
-    -----
-    Hysteresis thresholding: Canny, IEEE PAMI 1986, section VI.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> vk.hysteresis_threshold(np.array([[[0.4, 0.9, 0.1, 0.6]]]), t_low=0.3, t_high=0.8).tolist()
+    [[[True, True, False, False]]]
     """
     weak, strong = _pack_levels(probability, t_low, t_high)
     return unpack_mask(propagate_words(strong, weak), probability.shape[2])
 
 
-def close_cylinder(mask, z_radius, xy_radius) -> np.ndarray:
+def close_cylinder(mask: NDArray[Any], z_radius: int, xy_radius: int) -> NDArray[np.bool_]:
     """Return the mask closed by a cylinder along z; beyond the faces counts as background when eroding.
 
     Parameters
     ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype; non-zero is foreground.
-    z_radius : int
+    mask
+        (Z, Y, X), non-zero is foreground.
+    z_radius
         Half height: the cylinder has ``2 * z_radius + 1`` discs.
-    xy_radius : int
+    xy_radius
         Radius of the discs: ``dy**2 + dx**2 <= xy_radius**2``.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape; equal to the mask where both radii are 0.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a negative radius.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> mask = np.zeros((5, 3, 3), bool)
+    >>> mask[[1, 3], 1, 1] = True
+    >>> vk.close_cylinder(mask, z_radius=1, xy_radius=0)[:, 1, 1].tolist()
+    [False, True, True, True, False]
     """
     rows = cylinder_rows(
         check_integer("z_radius", z_radius, minimum=0), check_integer("xy_radius", xy_radius, minimum=0)
@@ -77,103 +65,77 @@ def close_cylinder(mask, z_radius, xy_radius) -> np.ndarray:
     return close_mask(check_array("mask", mask), rows)
 
 
-def close_ball(mask, radius) -> np.ndarray:
+def close_ball(mask: NDArray[Any], radius: float) -> NDArray[np.bool_]:
     """Return the mask closed by a ball; beyond the faces counts as background when eroding.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype; non-zero is foreground.
-    radius : float
-        In voxels: ``dz**2 + dy**2 + dx**2 <= radius**2``.
+    The mask is (Z, Y, X), non-zero is foreground; the ball is ``dz**2 + dy**2 + dx**2 <= radius**2`` in voxels.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape; equal to the mask where the radius is below 1.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a negative radius.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> mask = np.ones((5, 5, 5), bool)
+    >>> mask[2, 2, 2] = False
+    >>> closed = vk.close_ball(mask, radius=1)
+    >>> bool(closed[2, 2, 2]), bool(closed[0, 2, 2])  # the hole is closed, the face is worn off
+    (True, False)
     """
     return close_mask(check_array("mask", mask), ball_rows(radius, (1, 1, 1)))
 
 
-def remove_small_components(mask, min_size, connectivity=6) -> np.ndarray:
+def remove_small_components(
+    mask: NDArray[Any], min_size: int, connectivity: Literal[6, 18, 26] = 6
+) -> NDArray[np.bool_]:
     """Return the mask without its connected components of fewer than ``min_size`` voxels.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype; non-zero is foreground.
-    min_size : int
-        Voxels; smaller components are removed.
-    connectivity : int
-        6 (faces), 18 (faces and edges) or 26 (faces, edges and corners).
+    The mask is (Z, Y, X), non-zero is foreground, connected by faces (6), faces and edges (18) or corners too (26).
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a negative size.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> vk.remove_small_components(np.array([[[1, 1, 0, 1]]]), min_size=2).tolist()
+    [[[True, True, False, False]]]
     """
     min_size = check_integer("min_size", min_size, minimum=0)
     words = _remove_dust(pack_mask(mask), min_size, connectivity, mask.shape)
     return unpack_mask(words, mask.shape[2])
 
 
-def fill_cavities(mask) -> np.ndarray:
+def fill_cavities(mask: NDArray[Any]) -> NDArray[np.bool_]:
     """Return the mask with its cavities filled: background that is 6-connected to no face of the volume.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype; non-zero is foreground.
+    The mask is (Z, Y, X), non-zero is foreground.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> shell = np.ones((3, 3, 3), bool)
+    >>> shell[1, 1, 1] = False
+    >>> bool(vk.fill_cavities(shell).all())
+    True
     """
     return holes.fill_cavities(mask, connectivity=6)
 
 
-def smooth_octants(probability, sigma) -> np.ndarray:
-    """Return the probability smoothed by a Gaussian in each octant alone.
+def smooth_octants(probability: NDArray[np.floating[Any]], sigma: float) -> NDArray[np.floating[Any]]:
+    """Return the probability smoothed by a Gaussian in each octant alone: a step of the 9th place of the competition.
 
     The topology score counts features octant by octant, so that what lies beyond the middle planes must not show on this
-    side of them. The first half along each axis takes the odd voxel.
+    side of them. The first half along each axis takes the odd voxel. The type stays, in native byte order.
 
     Parameters
     ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1].
-    sigma : float
-        Standard deviation in voxels, >= 0. Beyond the octant's faces the nearest voxel goes on.
+    probability
+        (Z, Y, X), in [0, 1].
+    sigma
+        Standard deviation in voxels; 0 gives an equal copy. Beyond the octant's faces the nearest voxel goes on.
 
-    Returns
-    -------
-    numpy.ndarray
-        Of the same shape and, in native byte order, type; an equal copy for a ``sigma`` of 0.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, NaN, values out of range, a negative sigma.
-
-    Notes
-    -----
-    A step of the 9th place of the competition.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> probability = np.zeros((2, 2, 8), np.float32)
+    >>> probability[..., 4:] = 1.0  # one half is empty, the other full: smoothing changes neither
+    >>> bool((vk.smooth_octants(probability, sigma=2.0) == probability).all())
+    True
     """
     _pack_levels(probability, 0.0, 1.0)  # for its checks
     check_real("sigma", sigma, minimum=0)
@@ -187,31 +149,21 @@ def smooth_octants(probability, sigma) -> np.ndarray:
     return smoothed
 
 
-def ridge_filter(volume, sigma=2.0, dark=False) -> np.ndarray:
-    """Return how much each voxel lies on a bright (or dark) sheet.
+def ridge_filter(volume: NDArray[Any], sigma: float = 2.0, dark: bool = False) -> NDArray[np.float32]:
+    """Return how much each voxel lies on a bright (or ``dark``) sheet: a step of the 7th place of the competition.
 
-    Parameters
-    ----------
-    volume : numpy.ndarray
-        (Z, Y, X), probabilities or grey values, any numeric dtype, finite.
-    sigma : float
-        Scale in voxels, > 0: about half the sheet's thickness.
-    dark : bool
-        Look for dark sheets.
+    The measure is that of `vesuvius_kit.voxel.plates.measure_plates`, in [0, 1]: 1 on the strongest flat sheet; zeros for a
+    constant volume. The volume, (Z, Y, X), holds probabilities or grey values, all finite; ``sigma`` is the scale in voxels,
+    about half the sheet's thickness.
 
-    Returns
-    -------
-    numpy.ndarray
-        float32 in [0, 1], the same shape: 1 on the strongest flat sheet; zeros for a constant volume.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, NaN or infinity, a sigma that is not positive.
-
-    Notes
-    -----
-    See `vesuvius_kit.voxel.plates.measure_plates`. A step of the 7th place of the competition.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> volume = np.zeros((9, 9, 9), np.uint8)
+    >>> volume[:, 4] = 200
+    >>> strength = vk.ridge_filter(volume, sigma=1.0)
+    >>> int(strength[4, :, 4].argmax()), bool(strength[4, 0, 4] < 0.1)
+    (4, True)
     """
     check_array("volume", volume)
     if volume.dtype.kind == "f" and not np.isfinite(volume).all():
@@ -219,29 +171,27 @@ def ridge_filter(volume, sigma=2.0, dark=False) -> np.ndarray:
     return plates.measure_plates(volume, sigma, dark)
 
 
-def topo_postprocess(probability, t_low=0.35, t_high=0.85, z_radius=3, xy_radius=2, dust_min_size=100) -> np.ndarray:
+def topo_postprocess(
+    probability: NDArray[np.floating[Any]],
+    t_low: float = 0.35,
+    t_high: float = 0.85,
+    z_radius: int = 3,
+    xy_radius: int = 2,
+    dust_min_size: int = 100,
+) -> NDArray[np.bool_]:
     """Return the mask of the competition's public post-processing: hysteresis, closing by a cylinder, removal of dust.
 
-    Parameters
-    ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1].
-    t_low, t_high : float
-        See `hysteresis_threshold`.
-    z_radius, xy_radius : int
-        See `close_cylinder`.
-    dust_min_size : int
-        See `remove_small_components`.
+    The steps are `hysteresis_threshold`, `close_cylinder` and, with faces as neighbours, `remove_small_components`.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        What the steps raise.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> probability = np.zeros((32, 32, 32), np.float32)
+    >>> probability[:, 14:17] = 0.9  # a sheet
+    >>> probability[16, 14:17, 16] = 0.1  # with a hole
+    >>> mask = vk.topo_postprocess(probability)
+    >>> bool(mask[16, 15, 16]), int(mask[16, :, 16].sum())
+    (True, 3)
     """
     rows = cylinder_rows(
         check_integer("z_radius", z_radius, minimum=0), check_integer("xy_radius", xy_radius, minimum=0)
@@ -253,35 +203,33 @@ def topo_postprocess(probability, t_low=0.35, t_high=0.85, z_radius=3, xy_radius
     return unpack_mask(_remove_dust(words, dust_min_size, 6, shape), shape[2])
 
 
-def simple_mask(volume, share=SIMPLE_SHARE, sigma=SIMPLE_SIGMA, min_size=100) -> np.ndarray:
+def simple_mask(
+    volume: NDArray[Any], share: float = SIMPLE_SHARE, sigma: float = SIMPLE_SIGMA, min_size: int = 100
+) -> NDArray[np.bool_]:
     """Return a mask made without a network: the brightest ridges of the grey values.
 
-    It fills a submission when the time is over, so that every volume has a mask.
+    It fills a submission when the time is over, so that every volume has a mask. The Laplacian of Gaussian as a detector of
+    ridges is Lindeberg's, IJCV 1998. A constant volume gives an empty mask.
 
     Parameters
     ----------
-    volume : numpy.ndarray
+    volume
         (Z, Y, X), any numeric type.
-    share : float
+    share
         Share of the voxels that are taken, in (0, 1).
-    sigma : float
+    sigma
         Scale of the Laplacian of Gaussian, in voxels.
-    min_size : int
+    min_size
         Components with fewer voxels are removed.
 
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape; all False for a constant volume.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind or dimension, a parameter out of range.
-
-    Notes
-    -----
-    The Laplacian of Gaussian as a detector of ridges: Lindeberg, IJCV 1998.
+    Examples
+    --------
+    >>> import numpy as np, vesuvius_kit as vk
+    >>> volume = np.zeros((24, 24, 24), np.uint8)
+    >>> volume[:, 10:13] = 200
+    >>> mask = vk.simple_mask(volume)
+    >>> bool(mask[:, 11].all()), bool(mask[:, 0].any())
+    (True, False)
     """
     check_array("volume", volume)
     check_real("share", share, above=0, below=1)
@@ -291,7 +239,9 @@ def simple_mask(volume, share=SIMPLE_SHARE, sigma=SIMPLE_SIGMA, min_size=100) ->
     return remove_small_components(ridge > max(level, 1e-3), min_size)
 
 
-def _pack_levels(probability, t_low, t_high):
+def _pack_levels(
+    probability: NDArray[np.floating[Any]], t_low: float, t_high: float
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Check a probability and its thresholds; pack the voxels that reach the one and the other."""
     check_array("probability", probability, kinds="f")
     check_real("t_low", t_low, minimum=0, maximum=1)
@@ -301,7 +251,7 @@ def _pack_levels(probability, t_low, t_high):
     weak, strong = np.empty((2, n_z, n_y, -(-n_x // 64)), dtype=np.uint64)
     wide = probability.dtype.itemsize > 8
 
-    def work(start, stop):
+    def work(start: int, stop: int) -> bool:
         in_range = True
         # A few planes at a time, so that a volume of another type or order needs no whole copy.
         for z in range(start, stop, _PLANES):
@@ -323,21 +273,30 @@ def _pack_levels(probability, t_low, t_high):
     return weak, strong
 
 
-def _freeze(array, dtype):
+def _freeze(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Return an array in native, contiguous, read-only form: one form means one compiled kernel."""
     array = np.ascontiguousarray(array, dtype=dtype)[:]
     array.flags.writeable = False
     return array
 
 
-def _remove_dust(words, min_size, connectivity, shape):
+def _remove_dust(
+    words: NDArray[np.uint64], min_size: int, connectivity: Literal[6, 18, 26], shape: tuple[int, ...]
+) -> NDArray[np.uint64]:
     runs = find_runs(words, connectivity)
     sizes, _ = measure_components(runs, shape)
     return select_components(runs, sizes >= min_size, shape)
 
 
 @compiled(nogil=True)
-def _threshold(values, low, high, weak, strong):
+def _threshold(
+    values: NDArray[np.floating[Any]],
+    low: float | np.floating[Any],
+    high: float | np.floating[Any],
+    weak: NDArray[np.uint64],
+    strong: NDArray[np.uint64],
+) -> bool:
+    """Pack the voxels of at least ``low`` and ``high``; return whether all values lie in [0, 1]."""
     n_z, n_y, n_x = values.shape
     outside = np.uint64(0)
     for z in range(n_z):

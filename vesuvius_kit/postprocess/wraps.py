@@ -1,56 +1,52 @@
 """Wraps put together from fragments: pieces that lie edge to edge are one sheet, pieces that lie face to face are two."""
 
 import heapq
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape
 from vesuvius_kit.postprocess.promises import ADDS_ONLY, promise
-from vesuvius_kit.postprocess.ridges import _differentiate, _sharpest, smooth_gaussian
-from vesuvius_kit.postprocess.sheets import _count_values, _grow_labels, _is_free, rank_levels
+from vesuvius_kit.postprocess.ridges import differentiate, find_sharpest, smooth_gaussian
+from vesuvius_kit.postprocess.sheets import count_values, grow_labels, is_free, rank_levels
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import label_components
 
 
 @promise(ADDS_ONLY)
-def assemble_wraps(probability, mask, t_low=0.08, min_contact=4, max_overlap=0.05, reach=12, sigma=2.5) -> np.ndarray:
+def assemble_wraps(
+    probability: NDArray[np.floating[Any]],
+    mask: NDArray[np.bool_],
+    t_low: float = 0.08,
+    min_contact: int = 4,
+    max_overlap: float = 0.05,
+    reach: int = 12,
+    sigma: float = 2.5,
+) -> NDArray[np.bool_]:
     """Grow the components of a mask until they meet, and join those that continue one another.
 
     Fragments grow within the voxels of at least ``t_low``, the strongest first, up to a seam between them. Two of them
     overlap where a line along the normal leads from one to the other. They are joined, longest seam first, unless they
     overlap, or unless what they have been joined to so far does: a merger of two wraps is a short seam between fragments
-    that lie face to face elsewhere. The seams inside a wrap are filled, those between wraps stay open.
+    that lie face to face elsewhere. The seams inside a wrap are filled, those between wraps stay open. The greedy joining, with
+    pairs that must not be joined, is that of the Mutex Watershed (Wolf et al., ECCV 2018).
 
     Parameters
     ----------
-    probability : numpy.ndarray
-        (Z, Y, X), float in [0, 1].
-    mask : numpy.ndarray
-        (Z, Y, X) bool, thin: the result of a high threshold, so that no fragment holds two wraps.
-    t_low : float
-        In [0, 1].
-    min_contact : int
+    probability
+        (Z, Y, X), in [0, 1].
+    mask
+        Of that shape, thin: the result of a high threshold, so that no fragment holds two wraps.
+    min_contact
         Voxels of seam that two fragments must share, at least 1.
-    max_overlap : float
+    max_overlap
         Share of the smaller one's voxels that may overlap, in [0, 1].
-    reach : int
+    reach
         Length of the lines, in voxels, at least 3: less than the distance to the wrap after the next.
-    sigma : float
+    sigma
         Standard deviation of the smoothing that gives the normals, in voxels, > 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Wrong kind, dimension or shapes that differ, a parameter out of range.
-
-    Notes
-    -----
-    Greedy joining of fragments with pairs that must not be joined: Wolf et al., "The Mutex Watershed", ECCV 2018.
     """
     check_array("probability", probability, kinds="f")
     check_array("mask", mask, kinds="b")
@@ -64,29 +60,36 @@ def assemble_wraps(probability, mask, t_low=0.08, min_contact=4, max_overlap=0.0
         return mask.copy()
     labels, count = label_components(mask, 26)
     levels = rank_levels(probability, mask, t_low)
-    grown = _grow_labels(labels, levels, _count_values(levels, 255))
+    grown = grow_labels(labels, levels, count_values(levels, 255))
     del levels
     seam, pairs = _list_contacts(labels, grown)
     contacts = _count_pairs(pairs)
     overlaps = _count_pairs(_list_overlaps(labels, smooth_gaussian(labels > 0, sigma), reach))
-    sizes = _count_values(labels, count)
+    sizes = count_values(labels, count)
     group = _join(sizes, contacts, overlaps, min_contact, max_overlap)
     labels = group[labels]
     _fill_seams(labels, seam)
     return labels > 0
 
 
-def _count_pairs(pairs):
-    """How often each pair of labels stands in a list of pairs, as a dict with the smaller label first."""
+def _count_pairs(pairs: NDArray[np.int32]) -> dict[tuple[int, int], int]:
+    """How often each pair of labels stands in a list of pairs, the smaller label first."""
     found, times = np.unique(np.sort(pairs, axis=1), axis=0, return_counts=True)
     return {tuple(pair): n for pair, n in zip(found.tolist(), times.tolist())}
 
 
-def _join(sizes, contacts, overlaps, min_contact, max_overlap):
-    """The group of each label, int32: its smallest label."""
-    sizes = sizes.tolist()
+def _join(
+    label_sizes: NDArray[np.int64],
+    contacts: Mapping[tuple[int, int], int],
+    overlaps: Mapping[tuple[int, int], int],
+    min_contact: int,
+    max_overlap: float,
+) -> NDArray[np.int32]:
+    """The group of each label: its smallest label."""
+    sizes: list[int] = label_sizes.tolist()
     group = list(range(len(sizes)))
-    touching, facing = ([{} for _ in sizes] for _ in range(2))
+    touching: list[dict[int, int]] = [{} for _ in sizes]
+    facing: list[dict[int, int]] = [{} for _ in sizes]
     for table, counts in ((touching, contacts), (facing, overlaps)):
         for (a, b), n in counts.items():
             table[a][b] = table[b][a] = n
@@ -117,7 +120,9 @@ def _join(sizes, contacts, overlaps, min_contact, max_overlap):
 
 
 @compiled(nogil=True)
-def _list_contacts(labels, looked_at):
+def _list_contacts(
+    labels: NDArray[np.int32], looked_at: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """The seam, as flat positions, and the pairs of labels that meet at each of its voxels."""
     n_z, n_y, n_x = labels.shape
     n_seam, n_pairs = 0, 0
@@ -154,10 +159,10 @@ def _list_contacts(labels, looked_at):
 
 
 @compiled(nogil=True)
-def _list_overlaps(labels, smooth, reach):
+def _list_overlaps(labels: NDArray[np.int32], smooth: NDArray[np.float32], reach: int) -> NDArray[np.int32]:
     """For every voxel and either side, the pair of its label and the next one along the normal."""
     n_z, n_y, n_x = labels.shape
-    total = 0
+    total: int | np.integer[Any] = 0
     for label in labels.ravel():
         total += label > 0
     pairs = np.empty((2 * total, 2), dtype=np.int32)
@@ -169,8 +174,8 @@ def _list_overlaps(labels, smooth, reach):
                 own = labels[z, y, x]
                 if own == 0:
                     continue
-                _differentiate(smooth, z, y, x, gradient, hessian)
-                _sharpest(hessian, normal)
+                differentiate(smooth, z, y, x, gradient, hessian)
+                find_sharpest(hessian, normal)
                 for side in (-1, 1):
                     for s in range(3, reach + 1):
                         a = round(z + side * s * normal[0])
@@ -190,7 +195,7 @@ def _list_overlaps(labels, smooth, reach):
 
 
 @compiled(nogil=True)
-def _fill_seams(labels, seam):
+def _fill_seams(labels: NDArray[np.int32], seam: NDArray[np.int64]) -> None:
     """Set the seam voxels all of whose neighbours belong to one group."""
     n_z, n_y, n_x = labels.shape
     for at in seam:
@@ -200,5 +205,5 @@ def _fill_seams(labels, seam):
             for b in range(max(y - 1, 0), min(y + 2, n_y)):
                 for c in range(max(x - 1, 0), min(x + 2, n_x)):
                     own = max(own, labels[a, b, c])
-        if _is_free(labels, z, y, x, own):
+        if is_free(labels, z, y, x, own):
             labels[z, y, x] = own

@@ -3,9 +3,12 @@
 Looking changes nothing: no random number is drawn, no gradient is left behind, and the network is put back into its mode.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from vesuvius_kit.constants import SURFACE, UNLABELLED
 
@@ -14,22 +17,26 @@ _BINS = 10
 
 
 def gather_gradient_diagnostics(
-    model, patches: list, components: dict, weights: dict, gradient_scale: float = 1.0
-) -> dict:
+    model: nn.Module,
+    patches: Sequence[tuple[Tensor, Tensor]],
+    components: Mapping[str, Callable[[Tensor, Tensor], tuple[Tensor, Any]]],
+    weights: Mapping[str, float],
+    gradient_scale: float = 1.0,
+) -> dict[str, Any]:
     """Return the gradient of each loss component and the shape of the output, on the same patches every time.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         Not wrapped; taken in evaluation mode.
-    patches : list of (torch.Tensor, torch.Tensor)
+    patches
         Image (1, Z, Y, X) and label (Z, Y, X) on the model's device, labels as the loss sees them. One after the other goes
         through the network, so that this takes no more memory than a batch of one.
-    components : dict of str to callable
+    components
         Each ``(logits, labels) -> (total, ...)`` of one component alone, with weight 1.
-    weights : dict of str to float
+    weights
         Weight of each component in the loss.
-    gradient_scale : float
+    gradient_scale
         The loss is multiplied by this for the backward pass, against underflow in fp16, and the gradients divided again.
 
     Returns
@@ -43,7 +50,7 @@ def gather_gradient_diagnostics(
     was_training = model.training
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = dict.fromkeys(components, 0.0)
+    gradients: dict[str, Tensor] = {}
     outputs, targets = [], []
     with torch.enable_grad():
         for image, label in patches:
@@ -52,15 +59,16 @@ def gather_gradient_diagnostics(
                 value = component(logits, label[None])[0] * (gradient_scale / len(patches))
                 parts = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
                 flat = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts)]
-                # Kept on the processor: several gradients of a large network need not fit beside it on a GPU.
-                gradients[name] += torch.cat([part.flatten().float() for part in flat]).cpu() / gradient_scale
+                # Kept in main memory: several gradients of a large network need not fit beside it on a GPU.
+                gradient = torch.cat([part.flatten().float() for part in flat]).cpu() / gradient_scale
+                gradients[name] = gradients[name] + gradient if name in gradients else gradient
             labelled = label != UNLABELLED
             outputs.append(logits.detach().sigmoid()[0, 0][labelled].cpu())
             targets.append((label[labelled] == SURFACE).cpu())
     model.train(was_training)
     norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
-    total = sum(weights[name] * gradient for name, gradient in gradients.items())
-    cosines = {}
+    total = torch.stack([weights[name] * gradient for name, gradient in gradients.items()]).sum(0)
+    cosines: dict[str, float | None] = {}
     for one, other in combinations(sorted(gradients), 2):
         scale = norms[one] * norms[other]
         cosines[f"{one},{other}"] = float(gradients[one] @ gradients[other]) / scale if scale > 0 else None
@@ -74,7 +82,7 @@ def gather_gradient_diagnostics(
     }
 
 
-def _describe(probability) -> dict | None:
+def _describe(probability: Tensor) -> dict[str, Any] | None:
     if not len(probability):
         return None
     counts = torch.histc(probability, bins=_BINS, min=0.0, max=1.0)

@@ -8,8 +8,12 @@ end. So the signal is noted as well as raised, and the note is looked at in ever
 import os
 import signal
 import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
-from vesuvius_kit.console import no_progress
+from vesuvius_kit.console import Progress, no_progress
+
+_T = TypeVar("_T")
 
 # Whether this process is in the callbacks of os.fork, where an exception would be printed and dropped. These two are called
 # first before a fork and last after it, of all that were registered earlier.
@@ -24,7 +28,7 @@ class InterruptWatch:
     handler of its own, keeps that.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._process = os.getpid()
         self._came = False
         self._stands = False
@@ -36,38 +40,21 @@ class InterruptWatch:
             self._stands = True
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._stands:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if kind is None:
             self.check()
 
     def check(self) -> None:
-        """Stop if a Ctrl-C came and was lost.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            It came.
-        """
+        """Raise KeyboardInterrupt if a Ctrl-C came and was lost."""
         if self._came:
             raise KeyboardInterrupt
 
-    def watched(self, progress=no_progress):
-        """Return a progress function whose loops look at every item whether a Ctrl-C was lost.
+    def watched(self, progress: Progress = no_progress) -> Progress:
+        """Return a progress function whose loops look at every item whether a Ctrl-C was lost."""
 
-        Parameters
-        ----------
-        progress : callable
-            In tqdm's calling form.
-
-        Returns
-        -------
-        callable
-            In the same form.
-        """
-
-        def wrap(iterable, **settings):
+        def wrap(iterable: Iterable[_T], /, **settings: Any) -> Iterator[_T]:
             for item in progress(iterable, **settings):
                 self.check()
                 yield item
@@ -75,7 +62,7 @@ class InterruptWatch:
 
         return wrap
 
-    def _note(self, *_):
+    def _note(self, *_: object) -> None:
         # A forked loader process inherits the handler for a moment; its parent ends it.
         if os.getpid() == self._process:
             self._came = True
@@ -86,9 +73,6 @@ class InterruptWatch:
 def ignore_interrupts(_worker: int) -> None:
     """Leave Ctrl-C, which a terminal sends to all processes of a group, to the process that started this one.
 
-    Parameters
-    ----------
-    _worker : int
-        Number of the loader process, as `torch.utils.data.DataLoader` tells its ``worker_init_fn``.
+    A ``worker_init_fn`` of `torch.utils.data.DataLoader`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,13 +7,17 @@ gradients are not even an argument.
 """
 
 import math
+from collections.abc import Callable
 from numbers import Real
+from typing import Any, Literal
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, check_integer, check_real
+from vesuvius_kit.config import ScheduleConfig
+from vesuvius_kit.config.settings import Schedule
 from vesuvius_kit.constants import MAX_FACTOR
 
 # What the rate of each schedule, raises and reductions apart, depends on beside the base rate and the warm-up.
-_DEPENDS_ON = {
+_DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "plateau": ("plateau_factor",),
     "constant": (),
     "cosine": ("n_epochs", "eta_min"),
@@ -52,74 +56,76 @@ class BoundedLR:
 
     Parameters
     ----------
-    base_lr : float
+    base_lr
         The configured rate, above 0.
-    schedule : {"plateau", "constant", "cosine", "warm_restarts", "polynomial"}
+    schedule
         Cosine annealing and warm restarts as in SGDR (Loshchilov and Hutter, ICLR 2017); polynomial as in nnU-Net.
-    n_epochs : int
+    n_epochs
         Length of the run, warm-up included; "cosine" and "polynomial" end there and stay at their lowest rate.
-    warmup_epochs : int
+    warmup_epochs
         Fewer than `n_epochs`; 0 for none.
-    eta_min : float
+    eta_min
         Lowest rate of "cosine" and "warm_restarts", at most `base_lr`.
-    t_0 : int
+    t_0
         Epochs of the first cycle of "warm_restarts".
-    t_mult : int
+    t_mult
         How many times longer each further cycle is.
-    power : float
+    power
         Exponent of "polynomial".
-    plateau_patience : int
+    plateau_patience
         Epochs without improvement that "plateau" tolerates.
-    plateau_factor : float
+    plateau_factor
         What "plateau" multiplies by, between 0 and 1.
-    plateau_threshold : float
+    plateau_threshold
         Improvement that "plateau" asks for, as a fraction of the best metric.
-    mode : {"min", "max"}
+    mode
         Whether a lower or a higher metric is better.
-    patience : int
+    patience
         Epochs without an improvement before a raise.
-    min_delta : float
+    min_delta
         Improvement that ends a plateau, in units of the metric.
-    cooldown : int
+    cooldown
         Epochs that run after a raise before the next may be made.
-    raise_start_epoch : int
+    raise_start_epoch
         First epoch at whose end a raise may be made.
-    raises_on_plateau_schedule : bool
+    raises_on_plateau_schedule
         Whether the "plateau" schedule, which reduces, may be raised as well.
-    max_factor : float
+    max_factor
         Cap on the rate in units of `base_lr`, from 1 to 5.
-    floor : float
+    floor
         Lowest rate, at most `base_lr`.
 
-    Raises
-    ------
-    InputTypeError, InputValueError
-        An argument of the wrong kind or outside its range.
+    Examples
+    --------
+    >>> import vesuvius_kit as vk
+    >>> controller = vk.BoundedLR(0.001, schedule="constant", patience=3, raise_start_epoch=0)
+    >>> [round(controller.step(0.5), 6) for _ in range(5)]  # three epochs without an improvement
+    [0.001, 0.001, 0.001, 0.002, 0.002]
     """
 
     def __init__(
         self,
         base_lr: float,
         *,
-        schedule: str = "plateau",
+        schedule: Schedule = "plateau",
         n_epochs: int = 100,
         warmup_epochs: int = 0,
-        eta_min: float = 1e-6,
-        t_0: int = 10,
-        t_mult: int = 2,
-        power: float = 0.9,
-        plateau_patience: int = 5,
-        plateau_factor: float = 0.5,
-        plateau_threshold: float = 0.001,
-        mode: str = "min",
-        patience: int = 5,
-        min_delta: float = 0.002,
-        cooldown: int = 5,
-        raise_start_epoch: int = 15,
-        raises_on_plateau_schedule: bool = False,
-        max_factor: float = MAX_FACTOR,
-        floor: float = 1e-7,
-    ):
+        eta_min: float = ScheduleConfig.eta_min,
+        t_0: int = ScheduleConfig.t_0,
+        t_mult: int = ScheduleConfig.t_mult,
+        power: float = ScheduleConfig.power,
+        plateau_patience: int = ScheduleConfig.plateau_patience,
+        plateau_factor: float = ScheduleConfig.plateau_factor,
+        plateau_threshold: float = ScheduleConfig.plateau_threshold,
+        mode: Literal["min", "max"] = "min",
+        patience: int = ScheduleConfig.patience,
+        min_delta: float = ScheduleConfig.min_delta,
+        cooldown: int = ScheduleConfig.cooldown,
+        raise_start_epoch: int = ScheduleConfig.raise_start_epoch,
+        raises_on_plateau_schedule: bool = ScheduleConfig.raises_on_plateau_schedule,
+        max_factor: float = ScheduleConfig.max_factor,
+        floor: float = ScheduleConfig.floor,
+    ) -> None:
         self._base_lr = check_real("base_lr", base_lr, above=0.0)
         self._schedule = check_choice("schedule", schedule, SCHEDULES)
         self._n_epochs = check_integer("n_epochs", n_epochs, minimum=1)
@@ -144,18 +150,18 @@ class BoundedLR:
 
         self._epoch = 0
         # Improvement by min_delta, for raises.
-        self._best = None
+        self._best: float | None = None
         self._stale_epochs = 0
         self._multiplier = 1.0
         self._raises_in_plateau = 0
         self._raised_plateaus = 0
-        self._last_raise_epoch = None
+        self._last_raise_epoch: int | None = None
         # The multiple that is being tried, and those that brought nothing.
-        self._trial = None
-        self._failed = []
-        self._interventions = []
+        self._trial: float | None = None
+        self._failed: list[float] = []
+        self._interventions: list[dict[str, Any]] = []
         # Improvement by plateau_threshold, for the reductions of the "plateau" schedule.
-        self._reduce_best = None
+        self._reduce_best: float | None = None
         self._reduce_stale_epochs = 0
         self._reductions = 0
 
@@ -185,7 +191,7 @@ class BoundedLR:
         return min(max(rate, self._floor), self._max_factor * self._base_lr)
 
     @property
-    def interventions(self) -> list[dict]:
+    def interventions(self) -> list[dict[str, Any]]:
         """Every raise so far: epoch at whose end it was made, scale, multiple, rate_before, rate_after, reason."""
         return copy_state(self._interventions)
 
@@ -199,25 +205,16 @@ class BoundedLR:
         """The multiples of the schedule's rate that brought no improvement and are not tried again."""
         return list(self._failed)
 
-    def step(self, metric: float, allow_raise: bool = True) -> float:
-        """End the epoch that runs and return the rate of the next.
+    def step(self, metric: float, allow_raise: bool | Callable[[], bool] = True) -> float:
+        """End the epoch that runs and return the rate of the next, which is also `rate` from now on.
 
         Parameters
         ----------
-        metric : float
+        metric
             What the epoch achieved; may be NaN or infinite.
-        allow_raise : bool
-            Whether a raise may be made now; what else a raise needs is counted either way.
-
-        Returns
-        -------
-        float
-            Also `rate`, from now on.
-
-        Raises
-        ------
-        InputTypeError
-            `metric` is not a number.
+        allow_raise
+            Whether a raise may be made now; what else a raise needs is counted either way. A callable is asked only when
+            everything else speaks for a raise.
         """
         if isinstance(metric, bool) or not isinstance(metric, Real):
             raise InputTypeError(f"metric must be a number, got {type(metric).__name__}")
@@ -245,23 +242,15 @@ class BoundedLR:
             )
         return self.rate
 
-    def rollback(self, state: dict) -> None:
+    def rollback(self, state: dict[str, Any]) -> None:
         """Go back to an earlier state of this run without forgetting what was learned since.
 
         The raise that stands is taken back, down to the earlier state's, and counts as failed unless it had brought an
         improvement. All else goes on: the epoch, the base rate and with it the cap, the interventions, what failed, the
-        raises this plateau has had, the reductions, and the counters of patience. So a roll-back never raises the rate
+        raises this plateau has had, the reductions, and the counters of patience. So a rollback never raises the rate
         of the epoch that runs.
 
-        Parameters
-        ----------
-        state : dict
-            What `state_dict` returned at the time the run goes back to.
-
-        Raises
-        ------
-        InputTypeError, InputValueError
-            As `load_state_dict`.
+        ``state`` is what `state_dict` returned at the time the run goes back to.
         """
         check_state(state, _STATE)
         then = check_real("multiplier of the learning-rate state", state["multiplier"], minimum=1.0, maximum=MAX_FACTOR)
@@ -314,7 +303,7 @@ class BoundedLR:
             self._reductions += 1
             self._reduce_stale_epochs = 0
 
-    def _watch_for_raise(self, cost: float, allow_raise: bool) -> float | None:
+    def _watch_for_raise(self, cost: float, allow_raise: bool | Callable[[], bool]) -> float | None:
         """Return the scale of the raise that is made now, or None."""
         age = math.inf if self._last_raise_epoch is None else self._epoch - self._last_raise_epoch
         improved = math.isfinite(cost) and (
@@ -338,7 +327,8 @@ class BoundedLR:
         raised = self._next_multiplier()
         if raised is None:
             self._raises_in_plateau = len(RAISE_SCALES)
-        if raised is None or too_early or not allow_raise or not self._makes_raises:
+        sensible = raised is not None and not too_early and self._makes_raises
+        if raised is None or not sensible or not (allow_raise() if callable(allow_raise) else allow_raise):
             # The last raise, if there was one, has failed: what it did not bring, keeping it will not.
             self._multiplier = 1.0
             return None
@@ -364,31 +354,23 @@ class BoundedLR:
             self._failed.append(self._trial)
             self._trial = None
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state: plain types that JSON keeps exactly, without NaN or infinity.
 
-        Returns
-        -------
-        dict
-            `base_lr` and all that `step` changes. The other settings belong to the configuration and are not in it.
+        It holds `base_lr` and all that `step` changes. The other settings belong to the configuration.
         """
         return {name: copy_state(getattr(self, f"_{name}")) for name in _STATE}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was saved; with the same settings the trajectory is identical.
 
         The base rate of the state, the one the run was first started with, replaces the one this object was made with:
         a resume cannot move the cap.
 
-        Parameters
-        ----------
-        state : dict
-            What `state_dict` returned.
-
         Raises
         ------
-        InputTypeError, InputValueError
-            Not a mapping, keys that are missing or unknown, or a base rate below the floor.
+        InputValueError
+            Keys that are missing or unknown, or a base rate below the floor.
         """
         check_state(state, _STATE)
         check_real("base_lr of the learning-rate state", state["base_lr"], above=0.0, minimum=self._floor)
@@ -416,38 +398,15 @@ _STATE = (
 )
 
 
-def copy_state(value):
-    """Return a copy of one entry of a controller's state; quick, unlike deepcopy.
-
-    Parameters
-    ----------
-    value : scalar, or list of scalars or of flat dicts
-        All that a state holds.
-
-    Returns
-    -------
-    scalar or list
-    """
+def copy_state(value: Any) -> Any:
+    """Return a copy of a scalar, or of a list of scalars or flat dicts; quick, unlike deepcopy."""
     if isinstance(value, list):
         return [dict(entry) if isinstance(entry, dict) else entry for entry in value]
     return value
 
 
-def check_state(state: dict, names: tuple[str, ...]) -> None:
-    """Raise unless a saved state has exactly the keys it should have.
-
-    Parameters
-    ----------
-    state : dict
-        What arrived.
-    names : tuple of str
-        Its keys.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a mapping, keys that are missing or unknown.
-    """
+def check_state(state: Any, names: tuple[str, ...]) -> None:
+    """Raise unless a saved state is a mapping with exactly these keys."""
     if not isinstance(state, dict):
         raise InputTypeError(f"learning-rate state must be a mapping, got {type(state).__name__}")
     if set(state) != set(names):

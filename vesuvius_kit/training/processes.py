@@ -7,9 +7,11 @@ import logging
 import multiprocessing
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.context import ForkProcess
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +25,7 @@ from accelerate.utils import (
 )
 
 from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.config import Precision as PrecisionName
 from vesuvius_kit.inference.precision import Precision, choose_precision
 from vesuvius_kit.inference.predict import choose_device
 
@@ -62,35 +65,35 @@ def leave_lost_threads() -> None:
 
 
 def start_accelerator(
-    device: str = "auto", precision: str = "auto", kept: Precision | None = None
+    device: str = "auto", precision: PrecisionName = "auto", kept: Precision | None = None
 ) -> tuple[Accelerator, Precision]:
     """Join the processes of this launch, each on a device of its own, all in the precision that the main one found.
 
     Parameters
     ----------
-    device : str
-        ``auto`` is this process's own GPU, or the processor where there is none; ``cpu``; or, with one process only,
-        a device such as ``cuda:1``.
-    precision : str
-        ``auto``, ``fp32``, ``bf16`` or ``fp16``; see `choose_precision`.
-    kept : Precision, optional
+    device
+        ``auto`` is this process's own GPU, or the CPU where there is none; ``cpu``; or, with one process only, a device such
+        as ``cuda:1``.
+    precision
+        See `choose_precision`.
+    kept
         What the run that goes on has computed in so far; ``auto`` then means the same.
 
     Returns
     -------
-    accelerator : accelerate.Accelerator
+    accelerator
         It splits each batch of a prepared loader over the processes.
-    precision : Precision
+    precision
         The same in every process.
 
     Raises
     ------
     InputValueError
-        Not a device of this machine; one device for several processes; fp16 on a processor; a variable of the environment that
+        Not a device of this machine; one device for several processes; fp16 on a CPU; a variable of the environment that
         asks Accelerate for something that the kit does not do.
     """
     _check_launch()
-    chosen = choose_device(_ask_for_processor(device))
+    chosen = choose_device(_ask_for_cpu(device))
     _check_environment(chosen)
     if chosen.type == "cuda":
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -101,7 +104,7 @@ def start_accelerator(
             if own >= torch.cuda.device_count():
                 raise InputValueError(
                     f"each of several processes must have a GPU of its own, got process {own} on a machine with "
-                    f"{torch.cuda.device_count()}; predict.device cpu trains on the processor"
+                    f"{torch.cuda.device_count()}; predict.device cpu trains on the CPU"
                 )
             torch.cuda.set_device(own)
         # Else cuDNN takes gradients of float32 convolutions that differ from run to run: a resumed run would be another one.
@@ -131,21 +134,21 @@ def start_accelerator(
     return accelerator, choice
 
 
-def _agree_on_precision(processes, precision, kept):
+def _agree_on_precision(processes: PartialState, precision: PrecisionName, kept: Precision | None) -> Precision:
     """The main process's choice in every process."""
-    choice = None
+    found = None
     if processes.is_main_process:
         if precision == "auto" and kept is not None:
-            choice = kept
+            found = kept
         else:
-            choice = choose_precision(precision, processes.device, training=True)
-    choice = broadcast(choice)
+            found = choose_precision(precision, processes.device, training=True)
+    choice: Precision = broadcast(found)
     if choice.name == "fp16" and processes.device.type == "cpu":
         raise InputValueError(f"precision must be fp32 or bf16 to train on a CPU, got fp16 ({choice.source})")
     return choice
 
 
-def _read(name) -> str:
+def _read(name: str) -> str:
     return os.environ.get(name, "").strip().lower()
 
 
@@ -172,8 +175,8 @@ def _check_launch() -> None:
         )
 
 
-def _ask_for_processor(device: str) -> str:
-    """The device asked for; with ``accelerate launch --cpu`` the processor."""
+def _ask_for_cpu(device: str) -> str:
+    """The device asked for; with ``accelerate launch --cpu`` the CPU."""
     value = _read("ACCELERATE_USE_CPU")
     if value not in _TRUE + _FALSE:
         raise InputValueError(f"ACCELERATE_USE_CPU in the environment must be true or false, got {value!r}")
@@ -195,7 +198,7 @@ def _check_environment(chosen: torch.device) -> None:
         _check_variable(name, (*_FALSE, *_TRUE, "true or false"), "it is a switch")
 
 
-def _check_variable(name, allowed, reason):
+def _check_variable(name: str, allowed: Sequence[str], reason: str) -> None:
     """The last of what is allowed is what the message proposes."""
     if _read(name) not in allowed:
         raise InputValueError(
@@ -204,12 +207,12 @@ def _check_variable(name, allowed, reason):
 
 
 @contextmanager
-def _quiet_launch():
+def _quiet_launch() -> Iterator[None]:
     """Within the ``with`` statement Accelerate finds no variable of its own but the harmless ones."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if _is_hidden(name)}
     try:
         with warnings.catch_warnings():
-            # Processes on one processor share its threads; Accelerate divides them, and says so.
+            # Processes on one CPU share its threads; Accelerate divides them, and says so.
             warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
             yield
     finally:
@@ -221,23 +224,13 @@ def _is_hidden(name: str) -> bool:
 
 
 def get_main_logger(name: str) -> logging.Logger:
-    """Return a logger that is silent in all processes but the main one.
-
-    Parameters
-    ----------
-    name : str
-        Of the module.
-
-    Returns
-    -------
-    logging.Logger
-    """
+    """Return a logger that is silent in all processes but the main one."""
     logger = logging.getLogger(name)
     logger.addFilter(_in_main_process)
     return logger
 
 
-def _in_main_process(_record) -> bool:
+def _in_main_process(_record: logging.LogRecord) -> bool:
     # Every launcher sets it; asking Accelerate would need an accelerator.
     return os.environ.get("RANK", "0") == "0"
 
@@ -256,25 +249,17 @@ def release_accelerator() -> None:
 def wait_for_all() -> None:
     """Wait until every process of the launch is here.
 
-    Accelerate's own barrier names a GPU by the process's number, also where processors train: torch then looks for that GPU.
+    Accelerate's own barrier names a GPU by the process's number, also where CPUs train: torch then looks for that GPU.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 @contextmanager
-def plain_forward(model: torch.nn.Module):
+def plain_forward(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """A network without the autocast that Accelerate put around its forward pass: whoever calls it chooses the type.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        As `prepare` returned it. Its forward pass is wrapped again afterwards.
-
-    Yields
-    ------
-    torch.nn.Module
-        The same network.
+    ``model`` is as `prepare` returned it; its forward pass is wrapped again afterwards.
     """
     wrapped = vars(model).pop("forward", None)
     try:
@@ -285,45 +270,18 @@ def plain_forward(model: torch.nn.Module):
 
 
 def dtype_of(accelerator: Accelerator) -> torch.dtype:
-    """Return the type that an accelerator computes in.
-
-    Parameters
-    ----------
-    accelerator : accelerate.Accelerator
-        As `start_accelerator` returns it.
-
-    Returns
-    -------
-    torch.dtype
-    """
+    """Return the type that an accelerator computes in."""
     return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[accelerator.mixed_precision]
 
 
-def gather_rows(rows: list) -> list:
+def gather_rows(rows: list[Any]) -> list[Any]:
     """Return the entries of all processes in the order of the processes, the same list in each of them.
 
-    Parameters
-    ----------
-    rows : list
-        Of this process; anything that can be pickled.
-
-    Returns
-    -------
-    list
+    They must be picklable.
     """
     return list(gather_object(list(rows)))
 
 
-def broadcast(value):
-    """Return the main process's value in every process.
-
-    Parameters
-    ----------
-    value : object
-        Anything that can be pickled; that of the other processes is dropped.
-
-    Returns
-    -------
-    object
-    """
+def broadcast(value: Any) -> Any:
+    """Return the value of the main process, which must be picklable, in every process."""
     return broadcast_object_list([value])[0]

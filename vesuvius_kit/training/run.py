@@ -1,18 +1,24 @@
 """A run and its folder: what is saved after an epoch, and how a run comes back to where it stood."""
 
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel
 
 from vesuvius_kit.checks import InputNotFoundError, InputValueError, make_folder, name_os_errors
 from vesuvius_kit.config import RunConfig, changed_settings, config_to_dict, config_to_yaml
+from vesuvius_kit.config.files import refuse_removed
 from vesuvius_kit.inference.precision import Precision
-from vesuvius_kit.io.record import ASIDE_NAME, drop_lines
+from vesuvius_kit.io.record import ASIDE_NAME, LOG_NAME, drop_records
+from vesuvius_kit.models import SegmentationModel
 from vesuvius_kit.models.checkpoint import (
     FILE_NAME,
+    Checkpoint,
     link_checkpoint,
     load_checkpoint,
     read_checkpoint_header,
@@ -20,11 +26,10 @@ from vesuvius_kit.models.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from vesuvius_kit.training.averaging import WeightAverage
-from vesuvius_kit.training.choices import averages_weights
-from vesuvius_kit.training.learning_rate import BoundedLR
-from vesuvius_kit.training.legacy import LegacyHandler
+from vesuvius_kit.training.averaging import averaged_model, count_of, restore_average, tensors_of
+from vesuvius_kit.training.policies import Controller, Policies
 from vesuvius_kit.training.processes import gather_rows, get_main_logger, wait_for_all
+from vesuvius_kit.training.state import RunState
 
 logger = get_main_logger(__name__)
 
@@ -58,95 +63,22 @@ RESUMED_FROM = "resumed from"
 
 
 @dataclass
-class RunState:
-    """Where a run stands between two steps; saved with every checkpoint.
-
-    Parameters
-    ----------
-    epoch : int
-        The epoch that runs next or is running, counted from 0.
-    step : int
-        Steps of it that are done.
-    partial : dict
-        What these steps have added up for the log.
-    best_loss, best_score : float or None
-        Smallest validation loss and largest score so far.
-    best_epoch : int or None
-        Epoch of ``best_score``.
-    epochs_without_improvement : int
-        Epochs since either of them improved. It survives every resume and rollback.
-    stopped_early : bool
-        Whether that has ended the run.
-    rollback_epoch : int or None
-        Epoch of ``best_loss``, if its state has been kept to go back to.
-    rollbacks : int
-        How often the run went back.
-    last_loss : float or None
-        The last epoch's validation loss.
-    rising_epochs : int
-        For how many epochs in a row it rose.
-    chunk_ids : list of str
-        Chunks the run trains on.
-    trained_on : list of str
-        Chunks that these weights have ever been trained on: the run's own, and those of every run it goes on from.
-    resumed_from : str or None
-        The checkpoint of another run that this one was started from.
-    history : list of str
-        Starts, resumes and what was changed at each.
-    precision : dict
-        What the run computes in, and the timings behind it, as `Precision.to_dict` returns it.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    partial: dict = field(default_factory=dict)
-    best_loss: float | None = None
-    best_score: float | None = None
-    best_epoch: int | None = None
-    epochs_without_improvement: int = 0
-    stopped_early: bool = False
-    rollback_epoch: int | None = None
-    rollbacks: int = 0
-    last_loss: float | None = None
-    rising_epochs: int = 0
-    chunk_ids: list = field(default_factory=list)
-    trained_on: list = field(default_factory=list)
-    resumed_from: str | None = None
-    history: list = field(default_factory=list)
-    precision: dict = field(default_factory=dict)
-
-
-@dataclass
 class Run:
-    """Everything that a checkpoint holds, and the folder it goes to.
-
-    Parameters
-    ----------
-    config : RunConfig
-        The resolved settings.
-    folder : pathlib.Path
-        Of the fold; the same for all processes, on several machines a shared one.
-    accelerator : accelerate.Accelerator
-        The processes; only the main one writes.
-    model : torch.nn.Module
-        With ``record``, not wrapped.
-    optimizer : torch.optim.Optimizer
-        Over the model's parameters, not wrapped.
-    controller : BoundedLR or LegacyHandler
-        Of the learning rate.
-    average : WeightAverage
-        Of the weights, towards the end of the run.
-    state : RunState
-        Counters and history.
-    """
+    """Everything that a checkpoint holds, and the folder it goes to."""
 
     config: RunConfig
     folder: Path
+    """Of the fold; the same for all processes, on several machines a shared one."""
     accelerator: Accelerator
-    model: torch.nn.Module
+    """The processes; only the main one writes."""
+    model: SegmentationModel
+    """Not wrapped."""
     optimizer: torch.optim.Optimizer
-    controller: BoundedLR | LegacyHandler
-    average: WeightAverage
+    """Over the model's parameters, not wrapped."""
+    controller: Controller
+    """Of the learning rate."""
+    average: AveragedModel | None
+    """Of the weights, towards the end of the run; None where nothing is averaged."""
     state: RunState
 
     def resume(self, fresh: bool = False, start: Path | None = None) -> None:
@@ -154,9 +86,9 @@ class Run:
 
         Parameters
         ----------
-        fresh : bool
+        fresh
             Move an earlier run aside first.
-        start : pathlib.Path, optional
+        start
             Checkpoint to start from, under other settings, when the folder holds no run; see `check_start`.
 
         Raises
@@ -182,23 +114,20 @@ class Run:
             make_folder(self.folder)
             for name in ("last", "best", "rollback"):
                 remove_leftovers(self.folder / name)
-            aside = drop_lines(self.folder / "log.jsonl", self.state.epoch)
+            aside = drop_records(self.folder / LOG_NAME, self.state.epoch)
             if aside:
                 logger.warning(
                     "%d lines of %s are no epoch of a run: they are left out and kept in %s",
                     aside,
-                    self.folder / "log.jsonl",
+                    self.folder / LOG_NAME,
                     self.folder / ASIDE_NAME,
                 )
         wait_for_all()
 
-    def save(self, name: str) -> None:
+    def save(self, name: str, *, averaged: bool = False) -> None:
         """Write a checkpoint: ``last`` to resume from, ``rollback`` to go back to, or ``best``, without the optimiser.
 
-        Parameters
-        ----------
-        name : str
-            Folder of the checkpoint in the run's folder.
+        With ``averaged`` its weights are the mean of the weights.
         """
         if not self.accelerator.is_main_process:
             return
@@ -208,14 +137,14 @@ class Run:
             "run": vars(self.state),
             "controller": self.controller.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "averaged": self.average.count,
+            "averaged": count_of(self.average),
         }
         save_checkpoint(
             self.folder / name,
-            self.model,
+            averaged_model(self.average) if averaged else self.model,
             content,
             optimizer=None if name == "best" else self.optimizer,
-            average=None if name == "best" else self.average.tensors,
+            average=None if name == "best" else tensors_of(self.average),
             config_yaml=config_to_yaml(self.config),
         )
 
@@ -234,13 +163,7 @@ class Run:
             shutil.rmtree(self.folder / "rollback", ignore_errors=True)
 
     def roll_back(self, reason: str) -> None:
-        """Take weights, optimiser, average and controller back to the checkpoint ``rollback``; all counters go on.
-
-        Parameters
-        ----------
-        reason : str
-            For the history.
-        """
+        """Take weights, optimiser, average and controller back to the checkpoint ``rollback``; all counters go on."""
         wait_for_all()
         checkpoint = load_checkpoint(self.folder / "rollback")
         self._restore(checkpoint)
@@ -249,7 +172,7 @@ class Run:
         self.state.last_loss, self.state.rising_epochs = self.state.best_loss, 0
         self._note(f"rolled back to the state after epoch {self.state.rollback_epoch}: {reason}")
 
-    def _go_on(self, last) -> None:
+    def _go_on(self, last: Path) -> None:
         """The same run, after a stop."""
         checkpoint = load_checkpoint(last)
         changes = self._changes(checkpoint)
@@ -265,7 +188,7 @@ class Run:
         self.controller.load_state_dict(checkpoint.state["controller"])
         self._note("resumed")
 
-    def _start_from(self, start) -> None:
+    def _start_from(self, start: Path) -> None:
         """Another run's weights, optimiser, epoch, counters and history, under the settings of this one."""
         checkpoint = load_checkpoint(start)
         if checkpoint.record != self.model.record:
@@ -308,30 +231,32 @@ class Run:
             self.state.epochs_without_improvement = self.state.rising_epochs = 0
             self.controller.forget_best()
             notes.append("losses before and after do not compare: best loss and patience start anew")
-        if self.average.count and not averages_weights(self.config, self.state.epoch - 1):
-            self.average = WeightAverage()
+        averaging = Policies.from_config(self.config).averaging
+        if count_of(self.average) and not averaging.is_active(self.state.epoch - 1):
+            restore_average(self.average, 0, {})
             notes.append("the mean of the weights starts anew: this run averages later ones")
         if not checkpoint.optimizer:
             notes.append("the checkpoint has no optimiser: it starts anew")
         self._note("; ".join(notes))
 
-    def _has_another_rate(self, changes) -> bool:
+    def _has_another_rate(self, changes: list[str]) -> bool:
         """Whether the saved state of the controller means nothing under the settings of this run."""
         names = {"base_lr": "train.learning_rate", "n_epochs": "train.num_epochs"}
-        settings = {names.get(name, f"lr.{name}") for name in self.controller.depends_on} | {"lr.handler"}
+        settings = {names.get(name, f"lr.{name}") for name in self.controller.depends_on}
         return any(change.split(":")[0] in settings for change in changes)
 
-    def _changes(self, checkpoint) -> list[str]:
+    def _changes(self, checkpoint: Checkpoint) -> list[str]:
+        refuse_removed(checkpoint.state["config"], f"the run in {self.folder}")
         # A setting that is younger than the checkpoint had what is its default now.
         before = _fill_in(checkpoint.state["config"], config_to_dict(RunConfig()))
         changes = changed_settings(before, config_to_dict(self.config))
         return [change for change in changes if change.split(":")[0] not in FREE_SETTINGS]
 
-    def _restore(self, checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.weights)
         if checkpoint.optimizer:
             restore_optimizer(self.optimizer, checkpoint.optimizer)
-        self.average.restore(checkpoint.state.get("averaged", 0), checkpoint.average, self.accelerator.device)
+        restore_average(self.average, checkpoint.state.get("averaged", 0), checkpoint.average)
         scaler, stored = self.accelerator.scaler, checkpoint.state.get("scaler")
         if scaler is not None and stored:
             scaler.load_state_dict(stored)
@@ -343,37 +268,17 @@ class Run:
 
 
 def kept_precision(folder: Path) -> Precision | None:
-    """Return what the run in a folder has computed in so far, or None where there is none.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Of the fold.
-
-    Returns
-    -------
-    Precision or None
-    """
+    """Return what the run in a fold's folder has computed in so far, or None where there is none."""
     last = folder / "last"
     noted = read_checkpoint_header(last)[1]["run"].get("precision") if last.exists() else None
     return Precision.resumed(noted) if noted else None
 
 
-def find_start(resume_from, fold: int) -> Path | None:
-    """Return the checkpoint that a fold is to start from.
+def find_start(resume_from: Path | str | None, fold: int) -> Path | None:
+    """Return the checkpoint file that a fold is to start from; None without ``resume_from``.
 
-    Parameters
-    ----------
-    resume_from : str, Path or None
-        A checkpoint (file or folder), a fold's folder (its ``last`` is taken), or a run's folder, which stands for the ``last``
-        of the same fold in it.
-    fold : int
-        Index of the fold.
-
-    Returns
-    -------
-    pathlib.Path or None
-        The file; None without ``resume_from``.
+    ``resume_from`` is a checkpoint (file or folder), a fold's folder (its ``last`` is taken), or a run's folder, which stands
+    for the ``last`` of the same fold in it.
 
     Raises
     ------
@@ -392,20 +297,20 @@ def find_start(resume_from, fold: int) -> Path | None:
     return found
 
 
-def check_start(config: RunConfig, folder: Path, start: Path | None, validation_ids, fresh: bool) -> None:
+def check_start(
+    config: RunConfig, folder: Path, start: Path | None, validation_ids: Sequence[str], fresh: bool
+) -> None:
     """Raise unless a fold may start from a checkpoint: before the first of several folds is trained, and nothing is written.
 
     Parameters
     ----------
-    config : RunConfig
-        The settings of this run.
-    folder : pathlib.Path
+    folder
         Of the fold.
-    start : pathlib.Path or None
+    start
         As `find_start` returns it; with None everything may start.
-    validation_ids : sequence of str
+    validation_ids
         Chunks the fold validates on.
-    fresh : bool
+    fresh
         Whether a run in the folder will be moved aside.
 
     Raises
@@ -441,11 +346,11 @@ def check_start(config: RunConfig, folder: Path, start: Path | None, validation_
         )
 
 
-def _trained_on(state) -> set:
+def _trained_on(state: Mapping[str, Any]) -> set[str]:
     return {*state.get("trained_on", []), *state["chunk_ids"]}
 
 
-def _fill_in(settings, defaults):
+def _fill_in(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, and defaults for those that are missing, section by section."""
     sections = {
         key: _fill_in(settings[key], value) for key, value in defaults.items() if _is_section(settings, key, value)
@@ -453,11 +358,11 @@ def _fill_in(settings, defaults):
     return {**defaults, **settings, **sections}
 
 
-def _is_section(settings, key, value):
+def _is_section(settings: Mapping[str, Any], key: str, value: Any) -> bool:
     return isinstance(value, dict) and isinstance(settings.get(key), dict)
 
 
-def _move_aside(folder):
+def _move_aside(folder: Path) -> None:
     """Rename an earlier run, keeping it; the name is not one that `find_checkpoints` looks for."""
     if folder.exists():
         number = 1

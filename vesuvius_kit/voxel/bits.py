@@ -1,45 +1,39 @@
 """Masks packed 64 voxels to a machine word.
 
-A packed mask has shape (z, y, words), dtype uint64; bit ``b`` of word ``w`` is voxel ``x = 64 w + b`` and the bits beyond
-the last voxel are 0. One instruction then looks at 64 voxels, and a whole 320^3 mask takes 4 MB.
+One instruction then looks at 64 voxels, and a whole 320^3 mask takes 4 MB. ``n_x`` is always the length of a mask's last axis
+in voxels.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_integer, check_real, check_same_shape, check_spacing
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
+
+Words: TypeAlias = NDArray[np.uint64]
+"""A packed mask, (Z, Y, words): bit ``b`` of word ``w`` is voxel ``x = 64 w + b``; the bits beyond the last voxel are 0."""
 
 _ONE = np.uint64(1)
 _TOP = np.uint64(63)
 _PLANES = 8
 
 
-def pack_mask(mask):
-    """Pack a mask into words along its last axis.
+def pack_mask(mask: NDArray[Any]) -> Words:
+    """Pack a mask (Z, Y, X) into words along its last axis: (Z, Y, ceil(X / 64)), C order.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground, NaN is background.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, (Z, Y, ceil(X / 64)), C order. An empty mask gives an empty array.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions.
+    Any numeric or bool dtype and memory order is taken; non-zero is foreground, NaN is background. A mask without voxels gives
+    an array without words.
     """
     check_array("mask", mask)
     n_z, n_y, n_x = mask.shape
     words = np.zeros((n_z, n_y, -(-n_x // 64)), dtype=np.uint64)
 
-    def work(start, stop):
+    def work(start: int, stop: int) -> None:
         # A few planes at a time, so that a mask of another type or order needs no whole copy.
         for z in range(start, stop, _PLANES):
             planes = mask[z : min(z + _PLANES, stop)]
@@ -55,26 +49,8 @@ def pack_mask(mask):
     return words
 
 
-def unpack_mask(words, n_x):
-    """Undo `pack_mask`.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    n_x : int
-        Length of the last axis in voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, (Z, Y, ``n_x``).
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not an unsigned array of three dimensions, or more voxels than it has bits.
-    """
+def unpack_mask(words: Words, n_x: int) -> NDArray[np.bool_]:
+    """Undo `pack_mask`; ``n_x`` is the length of the last axis in voxels."""
     check_array("words", words, kinds="u")
     n_x = check_integer("n_x", n_x, minimum=0, maximum=64 * words.shape[2])
     words = np.ascontiguousarray(words)
@@ -84,115 +60,39 @@ def unpack_mask(words, n_x):
     return mask
 
 
-def invert(words, n_x):
-    """Swap foreground and background of a packed mask.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    n_x : int
-        Length of the last axis in voxels; the bits beyond stay 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not an unsigned array of three dimensions.
-    """
+def invert(words: Words, n_x: int) -> Words:
+    """Swap foreground and background of a packed mask; the bits beyond ``n_x`` voxels stay 0."""
     check_array("words", words, kinds="u")
     return words ^ pack_mask(np.ones((1, 1, n_x), dtype=bool))
 
 
-def check_parts(union, parts):
-    """Raise unless a packed mask and those within it have the right kind and shape.
-
-    Parameters
-    ----------
-    union : numpy.ndarray
-        uint64, (Z, Y, words).
-    parts : sequence of numpy.ndarray
-        Packed masks of the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not unsigned arrays of three dimensions and the same shape.
-    """
+def check_parts(union: Words, parts: Sequence[Words]) -> None:
+    """Raise unless the union and its parts are packed masks of the same shape."""
     check_array("union", union, kinds="u")
     for part in parts:
         check_array("parts", part, kinds="u")
         check_same_shape("union", union, "parts", part)
 
 
-def shift_down(words):
-    """Move every voxel one step towards x = 0, so that bit x of the result tells of voxel x + 1.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-
-    Returns
-    -------
-    numpy.ndarray
-        The same shape; the last voxel's place becomes 0.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not an unsigned array of three dimensions.
-    """
+def shift_down(words: Words) -> Words:
+    """Move every voxel one step towards x = 0, so that bit x of the result tells of voxel x + 1; the last bit becomes 0."""
     check_array("words", words, kinds="u")
     shifted = words >> _ONE
     shifted[:, :, :-1] |= words[:, :, 1:] << _TOP
     return shifted
 
 
-def count_voxels(words):
-    """Count the foreground voxels of a packed mask.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, any shape.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    InputTypeError
-        Not an unsigned array.
-    """
+def count_voxels(words: Words) -> int:
+    """Count the foreground voxels of a packed mask, or of any part of one."""
     check_array("words", words, ndim=None, kinds="u")
     return int(np.bitwise_count(words).sum(dtype=np.int64))
 
 
-def ball_rows(radius, spacing):
+def ball_rows(radius: float, spacing: Sequence[float]) -> NDArray[np.int64]:
     """List the rows along x that make up a ball of voxels.
 
-    Parameters
-    ----------
-    radius : float
-        In the unit of ``spacing``, >= 0, inclusive.
-    spacing : sequence of 3 floats
-        Voxel size along z, y, x.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, (rows, 3): offset along z, offset along y, reach along x on either side.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        A negative radius or a spacing that is not positive.
+    ``radius`` is inclusive and in the unit of ``spacing``, the voxel size along z, y, x. The table has shape (rows, 3): offset
+    along z, offset along y, reach along x on either side.
     """
     radius = check_real("radius", radius, minimum=0)
     step_z, step_y, step_x = check_spacing("spacing", spacing)
@@ -210,27 +110,10 @@ def ball_rows(radius, spacing):
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-def dilate(words, rows):
+def dilate(words: Words, rows: NDArray[np.int64]) -> Words:
     """Dilate a packed mask by the ball that `ball_rows` lists.
 
     Bits beyond the last voxel of a row may become 1; whoever reads them masks them.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    rows : numpy.ndarray
-        What `ball_rows` gave.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not an unsigned array of three dimensions.
     """
     check_array("words", words, kinds="u")
     check_array("rows", rows, ndim=2, kinds="i")
@@ -246,7 +129,7 @@ def dilate(words, rows):
 
 
 @compiled(nogil=True)
-def _pack(octets, words):
+def _pack(octets: NDArray[np.uint8], words: Words) -> None:
     n_z, n_y, n_x = octets.shape
     n_whole = n_x // 64
     for z in range(n_z):
@@ -265,7 +148,7 @@ def _pack(octets, words):
 
 
 @compiled(nogil=True)
-def _unpack(words, octets):
+def _unpack(words: Words, octets: NDArray[np.uint8]) -> None:
     n_z, n_y, n_x = octets.shape
     n_whole = n_x // 64
     for z in range(n_z):
@@ -280,25 +163,25 @@ def _unpack(words, octets):
 
 
 @compiled(nogil=True)
-def _bit_count(word):
-    """Count the bits set in a uint64 (a form that LLVM knows and turns into one instruction)."""
+def bit_count(word: np.uint64) -> int:
+    """Count the bits set in a word (a form that LLVM knows and turns into one instruction)."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
     word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     word = word + (word >> np.uint64(8))
     word = word + (word >> np.uint64(16))
     word = word + (word >> np.uint64(32))
-    return np.int64(word & np.uint64(0x7F))
+    return np.int64(word & np.uint64(0x7F))  # type: ignore[return-value]  # numba gives an int to Python
 
 
 @compiled(nogil=True)
-def _lowest_bit(word):
-    """Return the index of the lowest bit set in a uint64 that is not 0."""
-    return _bit_count((word & (~word + np.uint64(1))) - np.uint64(1))
+def lowest_bit(word: np.uint64) -> int:
+    """Return the index of the lowest bit set in a word that is not 0."""
+    return bit_count((word & (~word + np.uint64(1))) - np.uint64(1))
 
 
 @compiled(nogil=True)
-def _spread_one(words):
+def _spread_one(words: Words) -> Words:
     n_z, n_y, n_w = words.shape
     out = np.empty_like(words)
     for z in range(n_z):
@@ -315,7 +198,7 @@ def _spread_one(words):
 
 
 @compiled(nogil=True)
-def _gather_rows(words, rows, out):
+def _gather_rows(words: Words, rows: NDArray[np.int64], out: Words) -> None:
     n_z, n_y, n_w = words.shape
     for z in range(n_z):
         for y in range(n_y):

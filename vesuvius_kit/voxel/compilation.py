@@ -11,7 +11,6 @@ import logging
 import os
 import pickle
 import stat
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_said = set()
+_said: set[str] = set()
 
 
 def compiled(**options: Any) -> Callable[[_Function], _Function]:
@@ -44,54 +43,54 @@ def compiled(**options: Any) -> Callable[[_Function], _Function]:
     return decorate
 
 
-def is_compiled(kernel) -> bool:
-    """Return whether a kernel can be called without being compiled first.
+def is_compiled(kernel: Callable[..., Any]) -> bool:
+    """Return whether a kernel that `compiled` made can be called without being compiled first.
 
-    Parameters
-    ----------
-    kernel : callable
-        Decorated with `compiled`.
-
-    Returns
-    -------
-    bool
-        True once it was called, or its machine code lies in the cache for this version of Python, or numba is switched off.
+    It was called before, or its machine code is in the cache for this Python, numba and source, or numba is switched off.
     """
     if not hasattr(kernel, "signatures") or kernel.signatures:
         return True
-    folder = kernel.stats.cache_path
-    if folder is None:
-        return False
-    # The name that numba gives to a kernel's index; a kernel that moved within its file is compiled anew.
-    module, line = kernel.__module__.rpartition(".")[2], kernel.py_func.__code__.co_firstlineno
-    version = f"py{sys.version_info.major}{sys.version_info.minor}"
-    return any(Path(folder).glob(f"{module}.{kernel.__name__}-{line}.{version}*.nbi"))
+    cache = getattr(kernel, "_cache", None)
+    return isinstance(cache, _Cache) and cache.holds_code()
 
 
 class _Cache(FunctionCache):
-    """Numba's cache, but a file of it that is damaged, unreadable or cannot be written is a miss and no error."""
+    """Numba's cache, but a file of it that is damaged, unreadable or cannot be written is a miss and no error.
+
+    Numba ships a ``py.typed``, but its caches are not annotated: hence the calls that the type checker is told to ignore.
+    """
 
     _FAILURES = (OSError, EOFError, pickle.UnpicklingError)
 
-    def load_overload(self, sig, target_context):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+
+    def holds_code(self) -> bool:
+        """Whether the index lists machine code: one of another numba, or of a source that has changed since, lists none."""
         try:
-            return super().load_overload(sig, target_context)
+            return bool(self._cache_file._load_index())  # type: ignore[no-untyped-call]
+        except self._FAILURES:
+            return False
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
         except self._FAILURES as error:
             self._give_up("read", error)
             return None
 
-    def save_overload(self, sig, data):
+    def save_overload(self, sig: Any, data: Any) -> None:
         try:
-            super().save_overload(sig, data)
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except self._FAILURES as error:
             self._give_up("written", error)
 
-    def _give_up(self, what, error):
-        self.disable()
+    def _give_up(self, what: str, error: Exception) -> None:
+        self.disable()  # type: ignore[no-untyped-call]
         _say_once(f"compiled kernels cannot be {what} in {self.cache_path} ({error}): they are compiled anew each time")
 
 
-def _open_cache(function):
+def _open_cache(function: Callable[..., Any]) -> _Cache | NullCache:
     """The cache of one kernel: where numba wants it, else in the temporary folder, else none."""
     try:
         return _Cache(function)
@@ -101,7 +100,8 @@ def _open_cache(function):
     folder = _private_folder()
     if folder is not None:
         # Processes that are started later inherit it; for this one numba has read the environment already.
-        os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(folder)
+        os.environ["NUMBA_CACHE_DIR"] = str(folder)
+        numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]  # set when numba reads the environment
         try:
             cache = _Cache(function)
         except RuntimeError as error:
@@ -127,7 +127,7 @@ def _private_folder() -> Path | None:
     return folder if is_private else None
 
 
-def _say_once(message):
+def _say_once(message: str) -> None:
     if message not in _said:
         _said.add(message)
         logger.info(message)

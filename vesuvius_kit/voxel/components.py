@@ -4,15 +4,20 @@ A run is a stretch of foreground along x. A 320^3 mask of sheets has 33 million 
 (two pointers over neighbouring rows, union-find with the older run on top) is far cheaper than visiting voxels.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
-from vesuvius_kit.voxel.bits import pack_mask
+from vesuvius_kit.voxel.bits import Words, pack_mask
 from vesuvius_kit.voxel.compilation import compiled
-from vesuvius_kit.voxel.runs import _connect_planes, _connect_slab, _count_runs, _fill_runs, _number_roots
+from vesuvius_kit.voxel.runs import connect_planes, connect_slab, count_runs, fill_runs, number_roots, paint_rows
 from vesuvius_kit.voxel.slabs import for_slabs
+
+Connectivity: TypeAlias = Literal[6, 18, 26]
+"""Which voxels touch: those that share a face (6), a face or an edge (18), or a face, an edge or a corner (26)."""
 
 _EVERY = ~np.uint64(0)
 _FAR = 1 << 30  # beyond any row
@@ -23,88 +28,43 @@ class Runs(NamedTuple):
 
     Attributes
     ----------
-    rows : numpy.ndarray
-        int64, (Z * Y + 1): the runs of row ``z * Y + y`` are ``rows[z * Y + y]`` up to ``rows[z * Y + y + 1]``, exclusive.
-    first : numpy.ndarray
-        int32: first voxel of each run along x.
-    last : numpy.ndarray
-        int32: last voxel of each run along x, inclusive.
-    labels : numpy.ndarray
-        int32: component of each run, from 1 on, in the raster order of the components' first voxels.
-    count : int
+    rows
+        (Z * Y + 1,): the runs of row ``z * Y + y`` are ``rows[z * Y + y]`` up to ``rows[z * Y + y + 1]``, exclusive.
+    first
+        First voxel of each run along x.
+    last
+        Last voxel of each run along x, inclusive.
+    labels
+        Component of each run, from 1 on, in the raster order of the components' first voxels.
+    count
         Number of components.
     """
 
-    rows: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-    labels: np.ndarray
-    count: int
+    rows: NDArray[np.int64]
+    first: NDArray[np.int32]
+    last: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    count: int  # type: ignore[assignment]  # the field hides the method of a tuple, which nobody calls
 
 
-def find_runs(words, connectivity=26):
-    """List the runs of a packed mask and connect them.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words), as `vesuvius_kit.voxel.bits.pack_mask` gives it.
-    connectivity : int
-        6 (faces), 18 (faces and edges) or 26 (faces, edges and corners).
-
-    Returns
-    -------
-    Runs
-        No runs and a count of 0 for an empty mask.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not an unsigned array of three dimensions, or another connectivity.
-    """
+def find_runs(words: Words, connectivity: Connectivity = 26) -> Runs:
+    """List the runs of a packed mask and connect them; a mask without foreground has no runs and a count of 0."""
     check_array("words", words, kinds="u")
     check_connectivity(connectivity)
-    return _find_runs(words, connectivity)
+    return connect_runs(words, connectivity)
 
 
-def check_connectivity(connectivity):
-    """Raise unless a connectivity is one of the three in a volume.
-
-    Parameters
-    ----------
-    connectivity : int
-        What arrived.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not 6, 18 or 26.
-    """
+def check_connectivity(connectivity: int) -> None:
+    """Raise unless a connectivity is one of the three in a volume: 6, 18 or 26."""
     if check_integer("connectivity", connectivity) not in (6, 18, 26):
         raise InputValueError(f"connectivity must be 6, 18 or 26, got {connectivity}")
 
 
-def measure_components(runs, shape):
-    """Measure the size and the bounding box of each component.
+def measure_components(runs: Runs, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Measure the voxels of each component and its bounding box, in a volume of shape (Z, Y, X).
 
-    Parameters
-    ----------
-    runs : Runs
-        What `find_runs` gave.
-    shape : tuple of 3 int
-        (Z, Y, X) of the volume.
-
-    Returns
-    -------
-    sizes : numpy.ndarray
-        int64, (count + 1,): voxels of each component; entry 0, the background's, is 0.
-    boxes : numpy.ndarray
-        int64, (count + 1, 3, 2): along z, y, x the first plane and one past the last; zeros for entry 0.
-
-    Raises
-    ------
-    InputValueError
-        The runs are not those of a volume with so many rows.
+    The sizes are (count + 1,), the boxes (count + 1, 3, 2): along z, y, x the first plane and one past the last. Entry 0, the
+    background's, is 0 in both.
     """
     _check_rows(runs, shape)
     sizes = np.zeros(runs.count + 1, dtype=np.int64)
@@ -114,27 +74,10 @@ def measure_components(runs, shape):
     return sizes, boxes
 
 
-def select_components(runs, keep, shape):
-    """Pack the components that are wanted.
+def select_components(runs: Runs, keep: NDArray[np.bool_], shape: Sequence[int]) -> Words:
+    """Pack the components that are wanted into a mask of shape (Z, Y, X).
 
-    Parameters
-    ----------
-    runs : Runs
-        What `find_runs` gave.
-    keep : numpy.ndarray
-        bool, (count + 1,): which components; entry 0 is not looked at.
-    shape : tuple of 3 int
-        (Z, Y, X) of the volume.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, (Z, Y, ceil(X / 64)): a packed mask.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        ``keep`` is not such an array, or the runs are not those of a volume with so many rows.
+    ``keep`` has an entry for each component and one before them, (count + 1,), which is not looked at.
     """
     check_array("keep", keep, ndim=1, kinds="b")
     if len(keep) != runs.count + 1:
@@ -150,53 +93,43 @@ def select_components(runs, keep, shape):
     return words
 
 
-def label_components(mask, connectivity=26):
+def label_components(mask: NDArray[Any], connectivity: Connectivity = 26) -> tuple[NDArray[np.int32], int]:
     """Number the connected components of a mask.
 
     Parameters
     ----------
-    mask : numpy.ndarray
+    mask
         (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    connectivity : int
+    connectivity
         6 (faces), 18 (faces and edges) or 26 (faces, edges and corners).
 
     Returns
     -------
-    labels : numpy.ndarray
-        int32, (Z, Y, X): 0 is background, components count from 1 in the raster order of their first voxels.
-    count : int
-        Number of components; 0 for an empty mask.
+    tuple
+        The labels, of the mask's shape: 0 is background, components count from 1 in the raster order of their first voxels.
+        And the number of components.
 
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, or another connectivity.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vesuvius_kit.voxel.components import label_components
+    >>> mask = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]]])
+    >>> labels, count = label_components(mask)
+    >>> labels.tolist(), count
+    ([[[1, 0, 0], [0, 1, 0], [0, 0, 0], [2, 2, 0]]], 2)
+    >>> label_components(mask, connectivity=6)[1]
+    3
     """
     runs = find_runs(pack_mask(mask), connectivity)
     return paint_runs(runs, mask.shape), runs.count
 
 
-def paint_runs(runs, shape, dtype=np.int32):
-    """Draw the components of runs into a volume.
+def paint_runs(
+    runs: Runs, shape: Sequence[int], dtype: type[np.integer[Any]] | np.dtype[Any] = np.int32
+) -> NDArray[Any]:
+    """Draw the components of runs into a volume of shape (Z, Y, X), 0 for background.
 
-    Parameters
-    ----------
-    runs : Runs
-        What `find_runs` gave.
-    shape : tuple of 3 int
-        (Z, Y, X) of the volume.
-    dtype : type
-        An integer type that holds the number of components.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``dtype``, ``shape``: 0 is background.
-
-    Raises
-    ------
-    InputValueError
-        The runs are not those of a volume with so many rows, or too many for the type.
+    ``dtype`` is an integer type that holds the number of components.
     """
     _check_rows(runs, shape)
     if runs.count > np.iinfo(dtype).max:
@@ -204,7 +137,7 @@ def paint_runs(runs, shape, dtype=np.int32):
     labels = np.zeros(shape, dtype=dtype)
     flat = labels.reshape(shape[0] * shape[1], shape[2])
     for_slabs(
-        lambda start, stop: _paint(
+        lambda start, stop: paint_rows(
             runs.rows[start * shape[1] : stop * shape[1] + 1],
             runs.first,
             runs.last,
@@ -216,29 +149,11 @@ def paint_runs(runs, shape, dtype=np.int32):
     return labels
 
 
-def list_component(runs, label, box, n_y):
-    """List the voxels of one component, without a volume that would hold them.
+def list_component(runs: Runs, label: int, box: Sequence[slice], n_y: int) -> NDArray[np.int32]:
+    """List the voxels of one component, without a volume that would hold them: (n, 3), z, y, x in raster order.
 
-    Parameters
-    ----------
-    runs : Runs
-        What `find_runs` gave.
-    label : int
-        Which component.
-    box : tuple of 3 slice
-        With start and stop, within the volume: its planes and rows are searched, and positions count from its corner.
-    n_y : int
-        Rows in a plane of the volume.
-
-    Returns
-    -------
-    numpy.ndarray
-        int32, (n, 3): z, y, x in raster order.
-
-    Raises
-    ------
-    InputValueError
-        The box leaves the planes or rows of the runs.
+    The planes and rows of ``box``, three slices with start and stop within the volume, are searched, and positions count from
+    its corner. ``n_y`` is the number of rows in a plane of the volume.
     """
     z, y, x = box
     if not (0 <= z.start <= z.stop and z.stop * n_y < len(runs.rows) and 0 <= y.start <= y.stop <= n_y):
@@ -246,72 +161,55 @@ def list_component(runs, label, box, n_y):
     return _list_component(*runs[:4], label, n_y, z.start, z.stop, y.start, y.stop, x.start)
 
 
-def count_overlaps(first, second):
-    """Count the voxels that each pair of components shares, background included.
+def count_overlaps(first: Runs, second: Runs) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Count the voxels that each pair of components of two masks of the same shape shares, background included.
 
-    Parameters
-    ----------
-    first, second : Runs
-        Runs of two masks of the same shape.
-
-    Returns
-    -------
-    pairs : numpy.ndarray
-        int32, (n, 2): component of the first, component of the second; 0 is background. Each pair that shares a voxel
-        stands once, (0, 0) never.
-    voxels : numpy.ndarray
-        int64, (n,): how many voxels.
-
-    Raises
-    ------
-    InputValueError
-        The runs have different numbers of rows.
+    Returns the pairs, (n, 2), component of the first and component of the second, 0 for background, and how many voxels each of
+    them shares. Each pair that shares a voxel stands once, (0, 0) never.
     """
     if len(first.rows) != len(second.rows):
         raise InputValueError(
             f"first and second must have the same number of rows, got {len(first.rows)} and {len(second.rows)}"
         )
-    return _count_overlaps(*first, *second)
+    pieces = _cut_pieces(*first, *second[:4])
+    return _add_pieces(*pieces, second.count)
 
 
-def _find_runs(words, connectivity):
-    """List and connect runs; connectivity 4 connects within each plane only."""
+def connect_runs(words: Words, connectivity: Literal[4, 6, 18, 26]) -> Runs:
+    """List and connect runs like `find_runs`; connectivity 4 connects within each plane only."""
     words = np.ascontiguousarray(words)
     n_z, n_y, _ = words.shape
     rows = np.zeros(n_z * n_y + 1, dtype=np.int64)
-    for_slabs(lambda start, stop: _count_runs(words, start, stop, rows), n_z)
+    for_slabs(lambda start, stop: count_runs(words, start, stop, rows), n_z)
     np.cumsum(rows, out=rows)
     first, last, parent = (np.empty(rows[-1], dtype=np.int32) for _ in range(3))
 
-    def work(start, stop):
-        _fill_runs(words, start, stop, rows, first, last)
-        _connect_slab(rows, first, last, parent, n_y, start, stop, connectivity)
+    def work(start: int, stop: int) -> int:
+        fill_runs(words, start, stop, rows, first, last)
+        connect_slab(rows, first, last, parent, n_y, start, stop, connectivity)
         return start
 
     for start in for_slabs(work, n_z)[1:]:
         if connectivity > 4:
-            _connect_planes(rows, first, last, parent, n_y, start, connectivity)
-    return Runs(rows, first, last, *_number_roots(parent))
+            connect_planes(rows, first, last, parent, n_y, start, connectivity)
+    return Runs(rows, first, last, *number_roots(parent))
 
 
-def _check_rows(runs, shape):
+def _check_rows(runs: Runs, shape: Sequence[int]) -> None:
     if len(runs.rows) != shape[0] * shape[1] + 1:
         raise InputValueError(f"shape must have {len(runs.rows) - 1} rows, got {tuple(shape)}")
 
 
-def _list_runs(words):
-    """List the runs of a packed mask without connecting them, in this thread."""
-    words = np.ascontiguousarray(words)
-    rows = np.zeros(words.shape[0] * words.shape[1] + 1, dtype=np.int64)
-    _count_runs(words, 0, len(words), rows)
-    np.cumsum(rows, out=rows)
-    first, last = (np.empty(rows[-1], dtype=np.int32) for _ in range(2))
-    _fill_runs(words, 0, len(words), rows, first, last)
-    return rows, first, last
-
-
 @compiled(nogil=True)
-def _measure(rows, first, last, labels, n_y, sizes, boxes):
+def _measure(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int32],
+    last: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    n_y: int,
+    sizes: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+) -> None:
     for row in range(rows.size - 1):
         z, y = row // n_y, row % n_y
         for run in range(rows[row], rows[row + 1]):
@@ -327,7 +225,16 @@ def _measure(rows, first, last, labels, n_y, sizes, boxes):
 
 
 @compiled(nogil=True)
-def _select(rows, first, last, labels, keep, start, stop, words):
+def _select(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int32],
+    last: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    keep: NDArray[np.bool_],
+    start: int,
+    stop: int,
+    words: Words,
+) -> None:
     for row in range(start, stop):
         for run in range(rows[row], rows[row + 1]):
             if keep[labels[run]]:
@@ -344,14 +251,19 @@ def _select(rows, first, last, labels, keep, start, stop, words):
 
 
 @compiled(nogil=True)
-def _paint(rows, first, last, labels, out):
-    for row in range(rows.size - 1):
-        for run in range(rows[row], rows[row + 1]):
-            out[row, first[run] : last[run] + 1] = labels[run]
-
-
-@compiled(nogil=True)
-def _list_component(rows, first, last, labels, label, n_y, z_start, z_stop, y_start, y_stop, x_start):
+def _list_component(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int32],
+    last: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    label: int,
+    n_y: int,
+    z_start: int,
+    z_stop: int,
+    y_start: int,
+    y_stop: int,
+    x_start: int,
+) -> NDArray[np.int32]:
     n = 0
     for z in range(z_start, z_stop):
         for run in range(rows[z * n_y + y_start], rows[z * n_y + y_stop]):
@@ -370,16 +282,26 @@ def _list_component(rows, first, last, labels, label, n_y, z_start, z_stop, y_st
 
 
 @compiled(nogil=True)
-def _count_overlaps(
-    rows, first, last, labels, count, other_rows, other_first, other_last, other_labels, other_count
-):  # fmt: skip
-    # Rows are cut where either mask changes; the pieces are then grouped by the first label, and each group is added up
-    # in a table over the second: linear in the pieces, with no table of all pairs.
+def _cut_pieces(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int32],
+    last: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    count: int,
+    other_rows: NDArray[np.int64],
+    other_first: NDArray[np.int32],
+    other_last: NDArray[np.int32],
+    other_labels: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """Cut rows where either mask changes; return the label, the other label and the voxels of each piece.
+
+    The last array holds how many pieces each label has, that of label i at i + 1.
+    """
     most = 2 * (first.size + other_first.size)
     piece_label = np.empty(most, dtype=np.int32)
     piece_other = np.empty(most, dtype=np.int32)
     piece_voxels = np.empty(most, dtype=np.int32)
-    begins = np.zeros(count + 2, dtype=np.int64)
+    n_pieces = np.zeros(count + 2, dtype=np.int64)
     n = 0
     for row in range(rows.size - 1):
         i, j = rows[row], other_rows[row]
@@ -398,13 +320,31 @@ def _count_overlaps(
             piece_label[n] = labels[i] if in_i else 0
             piece_other[n] = other_labels[j] if in_j else 0
             piece_voxels[n] = stop - x
-            begins[piece_label[n] + 1] += 1
+            n_pieces[piece_label[n] + 1] += 1
             n += 1
             x = stop
             if in_i and last[i] + 1 == stop:
                 i += 1
             if in_j and other_last[j] + 1 == stop:
                 j += 1
+    return piece_label[:n], piece_other[:n], piece_voxels[:n], n_pieces
+
+
+@compiled(nogil=True)
+def _add_pieces(
+    piece_label: NDArray[np.int32],
+    piece_other: NDArray[np.int32],
+    piece_voxels: NDArray[np.int32],
+    n_pieces: NDArray[np.int64],
+    other_count: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Add up the voxels of each pair of labels.
+
+    Pieces are grouped by label, and each group is added up in a table over the other mask's labels: linear in the pieces, with
+    no table of all pairs.
+    """
+    n, count = piece_label.size, n_pieces.size - 2
+    begins = n_pieces.copy()
     for label in range(count + 1):
         begins[label + 1] += begins[label]
     order = np.empty(n, dtype=np.int64)

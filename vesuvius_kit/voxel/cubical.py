@@ -8,66 +8,43 @@ die with the same cell (the induced matching of Betti features, Stucki et al., a
 shows that raster order makes the filling so regular that little of it need be done.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array
-from vesuvius_kit.voxel.bits import check_parts, count_voxels, invert, shift_down
+from vesuvius_kit.voxel.bits import Words, check_parts, count_voxels, invert, shift_down
 from vesuvius_kit.voxel.compilation import compiled
-from vesuvius_kit.voxel.components import _list_runs, _paint, find_runs
+from vesuvius_kit.voxel.components import find_runs
+from vesuvius_kit.voxel.runs import list_runs, paint_rows
 
 _FAR = 1 << 62  # behind every voxel
 
 
-def euler_characteristic(words):
-    """Compute vertices - edges + squares - cubes of a packed mask.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words), as `vesuvius_kit.voxel.bits.pack_mask` gives it.
-
-    Returns
-    -------
-    int
-        0 for an empty mask.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not an unsigned array of three dimensions.
-    """
+def euler_characteristic(words: Words) -> int:
+    """Compute vertices - edges + squares - cubes of a packed mask; 0 for one without foreground."""
     check_array("words", words, kinds="u")
     total = 0
-    for sign, cells in ((1, words), (-1, words & shift_down(words))):
+    edges_x: Words = words & shift_down(words)
+    for sign, cells in ((1, words), (-1, edges_x)):
         along_y = cells[:, :-1] & cells[:, 1:]
         total += sign * (count_voxels(cells) - count_voxels(along_y))
         total -= sign * (count_voxels(cells[:-1] & cells[1:]) - count_voxels(along_y[:-1] & along_y[1:]))
     return total
 
 
-def pair_components(union, parts, n_x):
+def pair_components(union: Words, parts: Sequence[Words], n_x: int) -> list[NDArray[np.int64]]:
     """Pair the components of two masks with the edges that connect them in their union.
 
-    Parameters
-    ----------
-    union : numpy.ndarray
-        uint64, (Z, Y, words): a packed mask.
-    parts : sequence of 2 numpy.ndarray
-        Packed masks of the same shape, each within the union.
-    n_x : int
-        Length of the last axis in voxels.
+    ``parts`` are packed masks within the union, ``n_x`` voxels long along x.
 
     Returns
     -------
-    list of 2 numpy.ndarray
-        For each part int64, (pairs, 8): position of the first voxel of a component and 0, then position and type (0, 1, 2:
-        along z, y, x) of the edge that connects it to an elder one. The eldest component, and those that the union itself
-        connects, have no pair. Empty masks give no pairs.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not unsigned arrays of three dimensions and the same shape.
+    list
+        For each part (pairs, 8): position of the first voxel of a component and 0, then position and type (0, 1, 2: along z,
+        y, x) of the edge that connects it to an elder one. The eldest component, and those that the union itself connects,
+        have no pair.
     """
     check_parts(union, parts)
     n_z, n_y, _ = union.shape
@@ -76,42 +53,28 @@ def pair_components(union, parts, n_x):
         return [np.empty((0, 8), dtype=np.int64) for _ in parts]
     ground = np.zeros((min(n_z, 2), n_y, n_x), dtype=np.int32)
     rows = ground.shape[0] * n_y
-    _paint(runs.rows[: rows + 1], runs.first, runs.last, runs.labels, ground.reshape(rows, n_x))
+    paint_rows(runs.rows[: rows + 1], runs.first, runs.last, runs.labels, ground.reshape(rows, n_x))
     firsts = _first_voxels(*runs, runs.rows, runs.first, n_x)
     pairs = []
     for part in parts:
-        part_rows, part_first, _ = _list_runs(part)
+        part_rows, part_first, _ = list_runs(part)
         births, deaths = _fill_around(ground, firsts, _first_voxels(*runs, part_rows, part_first, n_x))
         cells = np.unravel_index(births, (n_z, n_y, n_x, 1)) + np.unravel_index(deaths, (n_z, n_y, n_x, 3))
         pairs.append(np.stack(cells, axis=1))
     return pairs
 
 
-def pair_cavities(union, parts, n_x):
+def pair_cavities(union: Words, parts: Sequence[Words], n_x: int) -> list[NDArray[np.int64]]:
     """Pair the cavities of two masks with the cubes that fill them last in their union.
 
-    A cavity is a 26-connected component of background that reaches no face of the volume.
-
-    Parameters
-    ----------
-    union : numpy.ndarray
-        uint64, (Z, Y, words): a packed mask.
-    parts : sequence of 2 numpy.ndarray
-        Packed masks of the same shape, each within the union.
-    n_x : int
-        Length of the last axis in voxels.
+    A cavity is a 26-connected component of background that reaches no face of the volume. ``parts`` are packed masks within
+    the union, ``n_x`` voxels long along x.
 
     Returns
     -------
-    list of 2 numpy.ndarray
-        For each part int64, (pairs, 8): position of the square across z that closes a cavity and 0, then position of the cube
-        that fills what the union leaves of it and 0. A cavity that the union fills has no pair. Empty masks give no
-        pairs.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not unsigned arrays of three dimensions and the same shape.
+    list
+        For each part (pairs, 8): position of the square across z that closes a cavity and 0, then position of the cube that
+        fills what the union leaves of it and 0. A cavity that the union fills has no pair.
     """
     check_parts(union, parts)
     shape = (*union.shape[:2], n_x)
@@ -137,31 +100,24 @@ def pair_cavities(union, parts, n_x):
     return pairs
 
 
-def count_cavities(words, n_x):
-    """Count the cavities of a packed mask.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    n_x : int
-        Length of the last axis in voxels.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not an unsigned array of three dimensions.
-    """
+def count_cavities(words: Words, n_x: int) -> int:
+    """Count the cavities of a packed mask, 26-connected components of background that reach no face."""
     around = find_runs(invert(words, n_x), connectivity=26)
-    return int((_last_voxels(*around, *words.shape[:2], n_x) >= 0).sum())
+    n_z, n_y, _ = words.shape
+    return int((_last_voxels(*around, n_z, n_y, n_x) >= 0).sum())
 
 
 @compiled(nogil=True)
-def _first_voxels(rows, first, last, labels, count, part_rows, part_first, n_x):
+def _first_voxels(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int32],
+    last: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    count: int,
+    part_rows: NDArray[np.int64],
+    part_first: NDArray[np.int32],
+    n_x: int,
+) -> NDArray[np.int64]:
     """Return for each component the number of the first voxel of a part in it; entry 0 is not used."""
     found = np.full(count + 1, _FAR, dtype=np.int64)
     for row in range(rows.size - 1):
@@ -174,7 +130,9 @@ def _first_voxels(rows, first, last, labels, count, part_rows, part_first, n_x):
 
 
 @compiled(nogil=True)
-def _fill_around(ground, firsts, part_firsts):
+def _fill_around(
+    ground: NDArray[np.int32], firsts: NDArray[np.int64], part_firsts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Connect the components of a union while its background fills in; return births and deaths of a part's components.
 
     ground: components in planes 0 and 1. Once plane 0 is done both planes are one tree; from then on each component joins
@@ -229,7 +187,16 @@ def _fill_around(ground, firsts, part_firsts):
 
 
 @compiled(nogil=True)
-def _last_voxels(rows, first, last, labels, count, n_z, n_y, n_x):
+def _last_voxels(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int32],
+    last: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    count: int,
+    n_z: int,
+    n_y: int,
+    n_x: int,
+) -> NDArray[np.int64]:
     """Return for each component the number of its last voxel, or -1 if it reaches a face; entry 0 is -1."""
     found = np.zeros(count + 1, dtype=np.int64)
     found[0] = -1
@@ -245,7 +212,15 @@ def _last_voxels(rows, first, last, labels, count, n_z, n_y, n_x):
 
 
 @compiled(nogil=True)
-def _components_at(rows, first, last, labels, count, voxels, n_x):
+def _components_at(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int32],
+    last: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    count: int,
+    voxels: NDArray[np.int64],
+    n_x: int,
+) -> NDArray[np.int64]:
     """Return the component that each of the voxels, all of them foreground, lies in."""
     found = np.empty(voxels.size, dtype=np.int64)
     for i in range(voxels.size):

@@ -5,44 +5,49 @@ and Huttenlocher, Theory of Computing 2012, section 2). Below a small cap each p
 is taken by trying them all, a whole row at a time: vector arithmetic without a branch.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_real, check_spacing
-from vesuvius_kit.voxel.bits import pack_mask
+from vesuvius_kit.voxel.bits import Words, pack_mask
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 
-def measure_distance(mask, cap, spacing=(1, 1, 1)):
+def measure_distance(mask: NDArray[Any], cap: float, spacing: Sequence[float] = (1, 1, 1)) -> NDArray[np.float32]:
     """Measure the distance of each foreground voxel to the nearest background voxel, centre to centre.
+
+    The distance to a mask is that of its complement.
 
     Parameters
     ----------
-    mask : numpy.ndarray
+    mask
         (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    cap : float
+    cap
         In the unit of ``spacing``, above 0; the time grows with it.
-    spacing : sequence of 3 floats
+    spacing
         Voxel size along z, y, x.
 
     Returns
     -------
     numpy.ndarray
-        float32, the same shape: 0 for background, at most ``cap``. What lies beyond the volume is not background. Up to the
+        Of the mask's shape: 0 for background, at most ``cap``. What lies beyond the volume is not background. Up to the
         rounding of float32, and without any where squared voxel sizes are integers.
 
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, a cap or a spacing that is not positive.
-
-    Notes
-    -----
-    For the distance to a mask, measure that of its complement.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vesuvius_kit.voxel.distance import measure_distance
+    >>> mask = np.array([[[0, 1, 1, 1, 1]]])
+    >>> measure_distance(mask, cap=3).tolist()
+    [[[0.0, 1.0, 2.0, 3.0, 3.0]]]
     """
     check_array("mask", mask)
-    cap = np.float32(check_real("cap", cap, above=0))
-    steps = np.float32(check_spacing("spacing", spacing))
+    limit = np.float32(check_real("cap", cap, above=0))
+    steps = np.array(check_spacing("spacing", spacing), dtype=np.float32)
     words = pack_mask(mask)
     n_z, n_y, _ = mask.shape
     squared = np.empty(mask.shape, dtype=np.float32)
@@ -50,16 +55,24 @@ def measure_distance(mask, cap, spacing=(1, 1, 1)):
     if not distance.size:
         return distance
 
-    def measure_columns(start, stop):
-        _measure_along_z(squared, steps[0], cap, start, stop, distance)
+    def measure_columns(start: int, stop: int) -> None:
+        _measure_along_z(squared, steps[0], limit, start, stop, distance)
 
-    for_slabs(lambda start, stop: _measure_planes(words, steps[1], steps[2], cap, start, stop, squared), n_z)
+    for_slabs(lambda start, stop: _measure_planes(words, steps[1], steps[2], limit, start, stop, squared), n_z)
     for_slabs(measure_columns, n_y)
     return distance
 
 
 @compiled(nogil=True)
-def _measure_planes(words, step_y, step_x, cap, start, stop, squared):
+def _measure_planes(
+    words: Words,
+    step_y: np.float32,
+    step_x: np.float32,
+    cap: np.float32,
+    start: int,
+    stop: int,
+    squared: NDArray[np.float32],
+) -> None:
     """Measure within each plane; ``squared`` is infinite where the cap lies nearer than any background."""
     _, n_y, n_x = squared.shape
     along_x = np.empty((n_y, 1, n_x), dtype=np.float32)
@@ -82,7 +95,14 @@ def _measure_planes(words, step_y, step_x, cap, start, stop, squared):
 
 
 @compiled(nogil=True)
-def _measure_along_z(squared, step_z, cap, start, stop, distance):
+def _measure_along_z(
+    squared: NDArray[np.float32],
+    step_z: np.float32,
+    cap: np.float32,
+    start: int,
+    stop: int,
+    distance: NDArray[np.float32],
+) -> None:
     for y in range(start, stop):
         for z in range(squared.shape[0]):
             row = distance[z, y]
@@ -92,7 +112,14 @@ def _measure_along_z(squared, step_z, cap, start, stop, distance):
 
 
 @compiled(nogil=True)
-def _lower(rows, at, column, step, cap, out):
+def _lower(
+    rows: NDArray[np.float32],
+    at: int,
+    column: int,
+    step: np.float32,
+    cap: np.float32,
+    out: NDArray[np.float32],
+) -> None:
     """Take the lower envelope of the parabolas along the first axis that start below the cap, for the row ``at``."""
     out[:] = rows[at, column]
     away = np.int32(1)

@@ -6,36 +6,23 @@ voxels themselves are the vertices.
 """
 
 import itertools
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
-from vesuvius_kit.voxel.bits import count_voxels, invert, pack_mask
+from vesuvius_kit.voxel.bits import Words, count_voxels, invert, pack_mask
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.components import find_runs, measure_components
 from vesuvius_kit.voxel.cubical import euler_characteristic
 from vesuvius_kit.voxel.slabs import for_slabs
 
 
-def euler_number(mask, connectivity=26):
-    """Compute the Euler number of a mask: components - tunnels + cavities.
+def euler_number(mask: NDArray[Any], connectivity: Literal[6, 26] = 26) -> int:
+    """Compute the Euler number of a mask (Z, Y, X): components - tunnels + cavities; 0 without foreground.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    connectivity : int
-        Of the foreground: 26 (background 6) or 6 (background 26).
-
-    Returns
-    -------
-    int
-        0 for an empty mask.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, or another connectivity.
+    The background of a 26-connected foreground is 6-connected, that of a 6-connected one 26-connected.
     """
     _check_dual(connectivity)
     if connectivity == 6:
@@ -48,31 +35,17 @@ def euler_number(mask, connectivity=26):
     total = 0
     for across in itertools.product((False, True), repeat=3):
         joined = cells
-        for axis in np.flatnonzero(across):
+        for axis in itertools.compress(range(3), across):
             joined = joined | _shift_up(joined, axis)
         total -= (-1) ** sum(across) * count_voxels(joined)
     return total
 
 
-def euler_of_components(labels, connectivity=26):
-    """Compute the Euler number of each label, as if it were alone, in one pass.
+def euler_of_components(labels: NDArray[Any], connectivity: Literal[6, 26] = 26) -> NDArray[np.int64]:
+    """Compute the Euler number of each label of a volume (Z, Y, X), as if it were alone, in one pass.
 
-    Parameters
-    ----------
-    labels : numpy.ndarray
-        (Z, Y, X), integers >= 0; 0 is background.
-    connectivity : int
-        Of the foreground: 26 (background 6) or 6 (background 26).
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, (largest label + 1,): entry 0, the background's, is 0; so is that of a label that does not occur.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not integers of three dimensions, a negative label, or another connectivity.
+    Labels are integers >= 0 and 0 is background. Of the result, (largest label + 1,), entry 0 is 0, as is that of a label that
+    does not occur.
     """
     check_array("labels", labels, kinds="biu")
     _check_dual(connectivity)
@@ -85,7 +58,7 @@ def euler_of_components(labels, connectivity=26):
     labels.flags.writeable = False
     table = _cell_table(connectivity)
 
-    def work(start, stop):
+    def work(start: int, stop: int) -> NDArray[np.int64]:
         euler = np.zeros(n_labels, dtype=np.int64)
         # The cells of a last plane stand beyond the last voxels.
         _add_cells(labels, table, start, stop + (stop == len(labels)), euler)
@@ -96,42 +69,24 @@ def euler_of_components(labels, connectivity=26):
     return euler
 
 
-def betti_numbers(mask, connectivity=26):
-    """Count the components, tunnels and cavities of a mask.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    connectivity : int
-        Of the foreground: 26 (background 6) or 6 (background 26).
-
-    Returns
-    -------
-    components, tunnels, cavities : int
-        Zeros for an empty mask.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, or another connectivity.
-    """
+def betti_numbers(mask: NDArray[Any], connectivity: Literal[6, 26] = 26) -> tuple[int, int, int]:
+    """Count the components, tunnels and cavities of a mask (Z, Y, X); the connectivity is that of `euler_number`."""
     euler = euler_number(mask, connectivity)
     words = pack_mask(mask)
     components = find_runs(words, connectivity).count
-    background = find_runs(invert(words, mask.shape[2]), 32 - connectivity)
+    background = find_runs(invert(words, mask.shape[2]), 6 if connectivity == 26 else 26)
     _, boxes = measure_components(background, mask.shape)
     enclosed = (boxes[1:, :, 0] > 0).all(axis=1) & (boxes[1:, :, 1] < mask.shape).all(axis=1)
     cavities = int(enclosed.sum())
     return components, components + cavities - euler, cavities
 
 
-def _check_dual(connectivity):
+def _check_dual(connectivity: int) -> None:
     if check_integer("connectivity", connectivity) not in (6, 26):
         raise InputValueError(f"connectivity must be 6 or 26, got {connectivity}")
 
 
-def _shift_up(words, axis):
+def _shift_up(words: Words, axis: int) -> Words:
     """Move every voxel one step away from 0 along an axis; the last plane is empty and nothing is lost."""
     shifted = np.zeros_like(words)
     if axis == 2:
@@ -142,7 +97,7 @@ def _shift_up(words, axis):
     return shifted
 
 
-def _cell_table(connectivity):
+def _cell_table(connectivity: int) -> NDArray[np.int64]:
     """Tabulate, for each pattern of 2x2x2 voxels, the signed count of the cells that the block stands for.
 
     Bit ``4 dz + 2 dy + dx`` is the voxel at that offset. Of the cells of a complex, the block stands for the vertex in its
@@ -164,7 +119,7 @@ def _cell_table(connectivity):
 
 
 @compiled(nogil=True)
-def _add_cells(labels, table, start, stop, euler):
+def _add_cells(labels: NDArray[Any], table: NDArray[np.int64], start: int, stop: int, euler: NDArray[np.int64]) -> None:
     n_z, n_y, n_x = labels.shape
     block = np.zeros(8, dtype=labels.dtype)
     for z in range(start, stop):

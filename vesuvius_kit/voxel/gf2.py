@@ -5,17 +5,33 @@ Sets live in a store and are known by number, their *label*; set 0 is the empty 
 are still free. Sums therefore stay short as long as few generators are free, however many there have been: the idea of
 annotations in persistent cohomology (Dey, Fan, Wang, arXiv:1208.5018).
 
-A store is a tuple: items of all sets, where each set starts, how many sets, two work spaces, and the label that each
-generator is worth (-1 for a free one). Functions that may lengthen an array return the store anew.
+Functions that may lengthen an array of a store return the store anew.
 """
 
+from typing import Any, TypeAlias, TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.voxel.compilation import compiled
 
+Store: TypeAlias = tuple[
+    NDArray[np.int32],
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.int32],
+    NDArray[np.int32],
+    NDArray[np.int32],
+]
+"""Items of all sets, where each set starts, how many sets, two work spaces, the label each generator is worth (-1: free)."""
+Size: TypeAlias = int | np.int64
+"""A number of items; numba makes no difference between the two."""
+
+_Number = TypeVar("_Number", bound=np.integer[Any])
+
 
 @compiled(nogil=True)
-def _new_store(n_generators):
+def make_store(n_generators: int) -> Store:
     """Make a store for generators 0 to ``n_generators - 1``, with the empty set in it."""
     return (
         np.empty(4096, np.int32),
@@ -28,14 +44,14 @@ def _new_store(n_generators):
 
 
 @compiled(nogil=True)
-def _lengthened(array):
+def _lengthened(array: NDArray[_Number]) -> NDArray[_Number]:
     longer = np.empty(2 * array.size, array.dtype)
     longer[: array.size] = array
     return longer
 
 
 @compiled(nogil=True)
-def _collect(store, label, n):
+def collect(store: Store, label: np.int32, n: Size) -> tuple[Store, Size]:
     """Append a set to the ``n`` items in the work space."""
     items, starts, n_sets, work, spare, worth = store
     begin, end = starts[label], starts[label + 1]
@@ -48,7 +64,7 @@ def _collect(store, label, n):
 
 
 @compiled(nogil=True)
-def _rewrite(store, n):
+def rewrite(store: Store, n: Size) -> tuple[Store, Size]:
     """Cancel equal items of the work space in pairs and bound generators by their worth; leave it sorted."""
     while True:
         items, starts, n_sets, work, spare, worth = store
@@ -68,13 +84,13 @@ def _rewrite(store, n):
         n = np.int64(0)
         for i in range(kept):
             if worth[work[i]] >= 0:
-                store, n = _collect(store, worth[work[i]], n)
+                store, n = collect(store, worth[work[i]], n)
             else:
                 store, n = _append(store, work[i], n)
 
 
 @compiled(nogil=True)
-def _sort(items, n):
+def _sort(items: NDArray[np.int32], n: Size) -> None:
     """Sort the first ``n`` items; nearly always a handful, for which a general sort is slow."""
     if n > 24:
         items[:n].sort()
@@ -89,7 +105,7 @@ def _sort(items, n):
 
 
 @compiled(nogil=True)
-def _append(store, item, n):
+def _append(store: Store, item: np.int32, n: Size) -> tuple[Store, Size]:
     items, starts, n_sets, work, spare, worth = store
     if n == work.size:
         work = _lengthened(work)
@@ -98,7 +114,7 @@ def _append(store, item, n):
 
 
 @compiled(nogil=True)
-def _keep(store, n):
+def keep(store: Store, n: Size) -> tuple[Store, np.int32]:
     """Add the first ``n`` items of the work space, sorted and all different, as a set; return its label."""
     items, starts, n_sets, work, spare, worth = store
     if n == 0:
@@ -116,39 +132,39 @@ def _keep(store, n):
 
 
 @compiled(nogil=True)
-def _sum(store, first, second, third, fourth):
+def add_sets(store: Store, first: np.int32, second: np.int32, third: np.int32, fourth: np.int32) -> tuple[Store, Size]:
     """Put the sum of four sets into the work space; return its size."""
     if first | second | third | fourth == 0:
         return store, np.int64(0)
-    n = np.int64(0)
+    n: Size = np.int64(0)
     for label in (first, second, third, fourth):
-        store, n = _collect(store, label, n)
-    return _rewrite(store, n)
+        store, n = collect(store, label, n)
+    return rewrite(store, n)
 
 
 @compiled(nogil=True)
-def _relate(store, first, second, third, fourth):
+def relate(store: Store, first: np.int32, second: np.int32, third: np.int32, fourth: np.int32) -> Store:
     """Let the sum of four sets be worth nothing."""
-    store, n = _sum(store, first, second, third, fourth)
+    store, n = add_sets(store, first, second, third, fourth)
     if n > 0:
         latest = store[3][n - 1]
-        store, label = _keep(store, n - 1)
+        store, label = keep(store, n - 1)
         store[5][latest] = label
     return store
 
 
 @compiled(nogil=True)
-def _find_leads(store, labels):
+def find_leads(store: Store, labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return for each set the generator that leads it (its latest) once earlier sets are taken away; -1 for none left."""
     leads = np.full(labels.size, -1, dtype=np.int64)
     owner = np.full(store[5].size, -1, dtype=np.int64)
     begins, ends = np.empty(labels.size, dtype=np.int64), np.empty(labels.size, dtype=np.int64)
     reduced = np.empty(4096, dtype=np.int32)
     column, sum_ = np.empty(1024, dtype=np.int32), np.empty(1024, dtype=np.int32)
-    used = 0
+    used: Size = 0
     for i in range(labels.size):
-        store, n = _collect(store, labels[i], np.int64(0))
-        store, n = _rewrite(store, n)
+        store, n = collect(store, labels[i], np.int64(0))
+        store, n = rewrite(store, n)
         while n > column.size:
             column = _lengthened(column)
         column[:n] = store[3][:n]
@@ -171,7 +187,7 @@ def _find_leads(store, labels):
 
 
 @compiled(nogil=True)
-def _symmetric_difference(first, second, out):
+def _symmetric_difference(first: NDArray[np.int32], second: NDArray[np.int32], out: NDArray[np.int32]) -> int:
     """Write the items that are in one of two sorted arrays, sorted; return how many."""
     i, j, n = 0, 0, 0
     while i < first.size and j < second.size:

@@ -1,63 +1,36 @@
 """Dilation, erosion, opening and closing of masks, 64 voxels at a time.
 
-A structuring element is a table of rows along x (`vesuvius_kit.voxel.bits.ball_rows`), each symmetric about its middle.
+Masks are (Z, Y, X), of any numeric or bool dtype and memory order; non-zero is foreground. A structuring element is a table of
+rows along x, each symmetric about its middle: (rows, 3), offset along z, offset along y, reach along x on either side.
+`box_rows`, `cylinder_rows`, `disc_rows` and `vesuvius_kit.voxel.bits.ball_rows` list one.
+
 Dilating is then a union of planes of words moved by whole rows, of a mask that was widened along x once for each width
 that occurs. Eroding a mask is dilating its complement (Serra, Image Analysis and Mathematical Morphology, 1982).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer, check_size
-from vesuvius_kit.voxel.bits import ball_rows, pack_mask, unpack_mask
+from vesuvius_kit.voxel.bits import Words, ball_rows, pack_mask, unpack_mask
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import map_slabs
 
 _ALL = ~np.uint64(0)
 
 
-def box_rows(radii):
-    """List the rows of a box.
-
-    Parameters
-    ----------
-    radii : int or sequence of 3 int
-        Half edges along z, y, x in voxels: the box has ``2 * radius + 1`` voxels along an axis.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, (rows, 3): offset along z, offset along y, reach along x on either side.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not three non-negative integers.
-    """
+def box_rows(radii: int | Sequence[int]) -> NDArray[np.int64]:
+    """List the rows of a box of ``2 * radius + 1`` voxels along an axis, ``radii`` for all axes or along z, y, x."""
     reach_z, reach_y, reach_x = check_size("radii", radii, minimum=0)
     z, y = np.mgrid[-reach_z : reach_z + 1, -reach_y : reach_y + 1]
     return np.stack([z.ravel(), y.ravel(), np.full(z.size, reach_x)], axis=1).astype(np.int64)
 
 
-def cylinder_rows(z_radius, xy_radius):
-    """List the rows of a cylinder along z.
-
-    Parameters
-    ----------
-    z_radius : int
-        Half height: the cylinder has ``2 * z_radius + 1`` discs.
-    xy_radius : float
-        Radius of the discs, ``dy**2 + dx**2 <= xy_radius**2``.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, (rows, 3): offset along z, offset along y, reach along x on either side.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a non-negative integer and a non-negative number.
-    """
+def cylinder_rows(z_radius: int, xy_radius: float) -> NDArray[np.int64]:
+    """List the rows of a cylinder along z: ``2 * z_radius + 1`` discs, ``dy**2 + dx**2 <= xy_radius**2``."""
     z_radius = check_integer("z_radius", z_radius, minimum=0)
     disc = disc_rows(xy_radius)
     rows = np.tile(disc, (2 * z_radius + 1, 1))
@@ -65,26 +38,8 @@ def cylinder_rows(z_radius, xy_radius):
     return rows
 
 
-def disc_rows(radius, axis=0):
-    """List the rows of a flat disc.
-
-    Parameters
-    ----------
-    radius : float
-        In voxels, inclusive.
-    axis : int
-        The axis that the disc stands across: 0, 1 or 2.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, (rows, 3): offset along z, offset along y, reach along x on either side.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        A negative radius or another axis.
-    """
+def disc_rows(radius: float, axis: int = 0) -> NDArray[np.int64]:
+    """List the rows of a flat disc across an axis (0, 1 or 2); the radius, in voxels, is inclusive."""
     axis = check_integer("axis", axis, minimum=0, maximum=2)
     rows = ball_rows(radius, (1, 1, 1))
     if axis == 2:
@@ -92,208 +47,64 @@ def disc_rows(radius, axis=0):
     return rows[rows[:, axis] == 0]
 
 
-def dilate_mask(mask, rows):
+def dilate_mask(mask: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Dilate a mask.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    rows : numpy.ndarray
-        Structuring element as `box_rows`, `cylinder_rows`, `disc_rows` or `vesuvius_kit.voxel.bits.ball_rows` list it.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, or not such a table.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vesuvius_kit.voxel.morphology import box_rows, dilate_mask, erode_mask
+    >>> mask = np.array([[[0, 0, 0, 1, 0]]])
+    >>> dilated = dilate_mask(mask, box_rows(1))
+    >>> dilated.astype(int).tolist()
+    [[[0, 0, 1, 1, 1]]]
+    >>> erode_mask(dilated, box_rows(1), border_value=1).astype(int).tolist()
+    [[[0, 0, 0, 1, 1]]]
     """
     return unpack_mask(dilate_words(pack_mask(mask), rows, mask.shape[2]), mask.shape[2])
 
 
-def erode_mask(mask, rows, border_value=0):
-    """Erode a mask.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    rows : numpy.ndarray
-        Structuring element, see `dilate_mask`.
-    border_value : int
-        What lies beyond the faces: 0 (background) or 1 (foreground).
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, not such a table, or another border value.
-    """
+def erode_mask(mask: NDArray[Any], rows: NDArray[np.int64], border_value: int = 0) -> NDArray[np.bool_]:
+    """Erode a mask; beyond the faces lies background (0) or foreground (1), as ``border_value`` says."""
     return unpack_mask(erode_words(pack_mask(mask), rows, mask.shape[2], border_value), mask.shape[2])
 
 
-def open_mask(mask, rows):
-    """Erode a mask, then dilate it; beyond the faces lies background.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    rows : numpy.ndarray
-        Structuring element, see `dilate_mask`.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, or not such a table.
-    """
+def open_mask(mask: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Erode a mask, then dilate it; beyond the faces lies background."""
     return unpack_mask(open_words(pack_mask(mask), rows, mask.shape[2]), mask.shape[2])
 
 
-def close_mask(mask, rows):
-    """Dilate a mask, then erode it; beyond the faces lies background, so the erosion eats at them.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-    rows : numpy.ndarray
-        Structuring element, see `dilate_mask`.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, or not such a table.
-    """
+def close_mask(mask: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Dilate a mask, then erode it; beyond the faces lies background, so the erosion eats at them."""
     return unpack_mask(close_words(pack_mask(mask), rows, mask.shape[2]), mask.shape[2])
 
 
-def dilate_words(words, rows, n_x):
-    """Dilate a packed mask.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    rows : numpy.ndarray
-        Structuring element, see `dilate_mask`.
-    n_x : int
-        Length of the last axis in voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a packed mask of that length, or not a table of rows.
-    """
+def dilate_words(words: Words, rows: NDArray[np.int64], n_x: int) -> Words:
+    """Dilate a packed mask of ``n_x`` voxels along x."""
     reach_z = _check(words, rows, n_x)
     return map_slabs(lambda part, _: _dilate(part, rows, n_x), words, reach_z)
 
 
-def erode_words(words, rows, n_x, border_value=0):
-    """Erode a packed mask.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    rows : numpy.ndarray
-        Structuring element, see `dilate_mask`.
-    n_x : int
-        Length of the last axis in voxels.
-    border_value : int
-        What lies beyond the faces: 0 (background) or 1 (foreground).
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a packed mask of that length, not a table of rows, or another border value.
-    """
+def erode_words(words: Words, rows: NDArray[np.int64], n_x: int, border_value: int = 0) -> Words:
+    """Erode a packed mask; beyond the faces lies background (0) or foreground (1), as ``border_value`` says."""
     reach_z = _check(words, rows, n_x)
     border_value = check_integer("border_value", border_value, minimum=0, maximum=1)
     return map_slabs(lambda part, faces: _erode(part, rows, n_x, faces, border_value), words, reach_z)
 
 
-def open_words(words, rows, n_x):
-    """Erode a packed mask, then dilate it; beyond the faces lies background.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    rows : numpy.ndarray
-        Structuring element, see `dilate_mask`.
-    n_x : int
-        Length of the last axis in voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a packed mask of that length, or not a table of rows.
-    """
+def open_words(words: Words, rows: NDArray[np.int64], n_x: int) -> Words:
+    """Erode a packed mask, then dilate it; beyond the faces lies background."""
     reach_z = _check(words, rows, n_x)
     return map_slabs(lambda part, faces: _dilate(_erode(part, rows, n_x, faces), rows, n_x), words, 2 * reach_z)
 
 
-def close_words(words, rows, n_x):
-    """Dilate a packed mask, then erode it; beyond the faces lies background, so the erosion eats at them.
-
-    Parameters
-    ----------
-    words : numpy.ndarray
-        uint64, (Z, Y, words).
-    rows : numpy.ndarray
-        Structuring element, see `dilate_mask`.
-    n_x : int
-        Length of the last axis in voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a packed mask of that length, or not a table of rows.
-    """
+def close_words(words: Words, rows: NDArray[np.int64], n_x: int) -> Words:
+    """Dilate a packed mask, then erode it; beyond the faces lies background, so the erosion eats at them."""
     reach_z = _check(words, rows, n_x)
     return map_slabs(lambda part, faces: _erode(_dilate(part, rows, n_x), rows, n_x, faces), words, 2 * reach_z)
 
 
-def _check(words, rows, n_x):
+def _check(words: Words, rows: NDArray[np.int64], n_x: int) -> int:
     """Check the arguments that all have in common; return the reach along z."""
     check_array("words", words, kinds="u")
     check_array("rows", rows, ndim=2, kinds="i")
@@ -305,7 +116,7 @@ def _check(words, rows, n_x):
     return int(np.abs(rows[:, 0]).max())
 
 
-def _dilate(words, rows, n_x):
+def _dilate(words: Words, rows: NDArray[np.int64], n_x: int) -> Words:
     n_z, _, n_w = words.shape
     if not words.size:
         return words.copy()
@@ -329,7 +140,7 @@ def _dilate(words, rows, n_x):
     return dilated
 
 
-def _erode(words, rows, n_x, faces, border_value=0):
+def _erode(words: Words, rows: NDArray[np.int64], n_x: int, faces: tuple[bool, bool], border_value: int = 0) -> Words:
     """Erode; ``faces`` says whether the first and the last plane lie at a face of the volume."""
     if not words.size:
         return words.copy()
@@ -354,12 +165,12 @@ def _erode(words, rows, n_x, faces, border_value=0):
     return eroded
 
 
-def _last_word(n_x):
+def _last_word(n_x: int) -> np.uint64:
     """Return the word that has the bits of the last voxels of a row."""
     return _ALL >> np.uint64(-n_x % 64)
 
 
-def _split_rows(rows):
+def _split_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     """Take an element apart into one of its planes and a radius along z, if it is such a product; else the radius is 0."""
     z_radius = int(np.abs(rows[:, 0]).max())
     planes = [rows[rows[:, 0] == z, 1:] for z in range(-z_radius, z_radius + 1)]
@@ -369,7 +180,7 @@ def _split_rows(rows):
 
 
 @compiled(nogil=True)
-def _spread_x(words, step):
+def _spread_x(words: Words, step: int) -> Words:
     """Unite a mask with itself moved by ``step`` voxels both ways along x."""
     n_z, n_y, n_w = words.shape
     out = words.copy()
@@ -391,7 +202,7 @@ def _spread_x(words, step):
 
 
 @compiled(nogil=True)
-def _unite_planes(words, offsets, out):
+def _unite_planes(words: Words, offsets: NDArray[np.int64], out: Words) -> None:
     """Unite with ``out`` a mask moved by each offset: planes, and words within a plane."""
     n_z, n = words.shape
     for z in range(n_z):

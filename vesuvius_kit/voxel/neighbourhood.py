@@ -7,7 +7,10 @@ opposite pair, ask with the complement of the code: a centre that may be added t
 Simple points by their topological numbers: Bertrand and Malandain, Pattern Recognition Letters 15, 1994.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.voxel.compilation import compiled
 
@@ -16,41 +19,33 @@ _X0, _X2 = 0o111111111, 0o444444444
 _Y0, _Y2 = 0o007007007, 0o700700700
 _ALL = (1 << 27) - 1
 CENTRE = 1 << 13
+"""The bit of the voxel itself."""
 FACES = 1 << 4 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 22
+"""The bits of the voxels that share a face with it."""
 _CORNERS = 0o505 | 0o505 << 18
 _N18 = _ALL & ~_CORNERS & ~CENTRE
 _OTHERS = _ALL & ~CENTRE
 
 
 @compiled(nogil=True)
-def read_neighbourhood(flat, at, steps):
-    """Return the code of the neighbourhood of a voxel that does not lie on the volume's rim.
+def read_neighbourhood(flat: NDArray[Any], at: int, steps: tuple[int, int, int]) -> int:
+    """Return the code of the neighbourhood of the voxel ``flat[at]``, which must not lie on the volume's rim.
 
-    Parameters
-    ----------
-    flat : numpy.ndarray
-        The volume, bool or of an integer type, raveled; non-zero is foreground.
-    at : int
-        Position of the voxel in it.
-    steps : tuple of int
-        Distance in ``flat`` of neighbours along z, y, x; the last is 1.
-
-    Returns
-    -------
-    int
+    ``flat`` is the raveled volume, bool or of an integer type; non-zero is foreground. ``steps`` are the distances in it of
+    neighbours along z, y, x; the last is 1.
     """
     code = 0
     bit = 0
     for z in (-steps[0], 0, steps[0]):
         for y in (-steps[1], 0, steps[1]):
             for x in (-1, 0, 1):
-                code |= np.int64(flat[at + z + y + x] != 0) << bit
+                code |= np.int64(flat[at + z + y + x] != 0) << bit  # type: ignore[assignment]  # numba gives an int to Python
                 bit += 1
     return code
 
 
 @compiled(nogil=True)
-def _flood(code, within):
+def _flood(code: int, within: int) -> int:
     """Grow a set of neighbours through those of ``within`` that are 26-connected to it."""
     before = 0
     while code != before:
@@ -62,7 +57,7 @@ def _flood(code, within):
 
 
 @compiled(nogil=True)
-def _flood_faces(code, within):
+def _flood_faces(code: int, within: int) -> int:
     """Grow a set of neighbours through those of ``within`` that are 6-connected to it."""
     before = 0
     while code != before:
@@ -73,35 +68,15 @@ def _flood_faces(code, within):
 
 
 @compiled(nogil=True)
-def is_connected(code):
-    """Tell whether the neighbours are one 26-connected component, or none.
-
-    Parameters
-    ----------
-    code : int
-        Of the neighbourhood.
-
-    Returns
-    -------
-    bool
-    """
+def is_connected(code: int) -> bool:
+    """Tell whether the neighbours are one 26-connected component, or none."""
     others = code & _OTHERS
     return _flood(others & -others, others) == others
 
 
 @compiled(nogil=True)
-def is_simple(code):
-    """Tell whether deleting the centre, or adding it, changes no component, tunnel or cavity: one component on either side.
-
-    Parameters
-    ----------
-    code : int
-        Of the neighbourhood.
-
-    Returns
-    -------
-    bool
-    """
+def is_simple(code: int) -> bool:
+    """Tell whether deleting the centre, or adding it, changes no component, tunnel or cavity: one component on either side."""
     others = code & _OTHERS
     background = ~code & _N18
     faces = background & FACES
@@ -111,18 +86,8 @@ def is_simple(code):
 
 
 @compiled(nogil=True)
-def is_isthmus(code):
-    """Tell whether the centre parts the background around it, or connects components of the foreground.
-
-    Parameters
-    ----------
-    code : int
-        Of the neighbourhood.
-
-    Returns
-    -------
-    bool
-    """
+def is_isthmus(code: int) -> bool:
+    """Tell whether the centre parts the background around it, or connects components of the foreground."""
     background = ~code & _N18
     faces = background & FACES
     if faces & (faces - 1) == 0:  # fewer than two background neighbours: neither

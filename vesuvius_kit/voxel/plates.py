@@ -1,6 +1,9 @@
 """How much a grey volume looks like a plate at each voxel, from the eigenvalues of its Hessian."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from vesuvius_kit.checks import check_array, check_real
@@ -11,62 +14,30 @@ _TRUNCATE = 4.0  # the Gaussian ends at this many standard deviations
 _ALPHA = 0.5  # of Frangi et al.: what ratio of eigenvalues still counts as a plate
 
 
-def smooth_volume(volume, sigma):
-    """Smooth a volume with a Gaussian; beyond the faces it continues with the nearest voxel.
+def smooth_volume(volume: NDArray[Any], sigma: float) -> NDArray[np.float32]:
+    """Smooth a volume (Z, Y, X) with a Gaussian; beyond the faces it continues with the nearest voxel.
 
-    Parameters
-    ----------
-    volume : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order.
-    sigma : float
-        Standard deviation in voxels, >= 0; the Gaussian ends at four of them.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, a negative sigma.
+    ``sigma`` is the standard deviation in voxels, >= 0; the Gaussian ends at four of them.
     """
     check_array("volume", volume)
     sigma = check_real("sigma", sigma, minimum=0)
     volume = np.ascontiguousarray(volume, dtype=np.float32)
     halo = int(_TRUNCATE * sigma + 0.5)
 
-    def smooth(part, _):
+    def smooth(part: NDArray[np.float32], _: tuple[bool, bool]) -> NDArray[np.float32]:
         return ndimage.gaussian_filter(part, sigma, mode="nearest", truncate=_TRUNCATE)
 
     return map_slabs(smooth, volume, halo)
 
 
-def measure_plates(volume, sigma, dark=False):
-    """Measure how much each voxel lies on a bright (or dark) plate.
+def measure_plates(volume: NDArray[Any], sigma: float, dark: bool = False) -> NDArray[np.float32]:
+    """Measure, from 0 to 1, how much each voxel of a finite volume (Z, Y, X) lies on a bright (or dark) plate.
 
     With eigenvalues of the Hessian ordered by size, ``|a| <= |b| <= |c|``, a bright plate has ``c < 0`` and ``a`` and ``b``
     near 0. The measure is ``exp(-(b / c)**2 / (2 * 0.5**2)) * (1 - exp(-S**2 / (2 * h**2)))`` where ``S`` is the
-    root of the sum of squares and ``h`` half the largest ``S`` of the volume; 0 where ``c`` has the other sign.
-
-    Parameters
-    ----------
-    volume : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order, finite.
-    sigma : float
-        Standard deviation of the smoothing in voxels, > 0: about half the plate's thickness.
-    dark : bool
-        Look for dark plates.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 in [0, 1], the same shape; zeros for a constant volume.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions, a sigma that is not positive.
+    root of the sum of squares and ``h`` half the largest ``S`` of the volume; 0 where ``c`` has the other sign, and
+    everywhere in a constant volume. ``sigma`` is the standard deviation of the smoothing in voxels, > 0: about half the plate's
+    thickness.
 
     Notes
     -----
@@ -88,7 +59,14 @@ def measure_plates(volume, sigma, dark=False):
 
 
 @compiled(nogil=True)
-def _measure(volume, sign, start, stop, plates, strength):
+def _measure(
+    volume: NDArray[np.float32],
+    sign: float,
+    start: int,
+    stop: int,
+    plates: NDArray[np.float32],
+    strength: NDArray[np.float32],
+) -> float:
     """Fill in the plate factor and the sum of squared eigenvalues; return the largest of these."""
     n_z, n_y, n_x = volume.shape
     largest = 0.0
@@ -115,7 +93,7 @@ def _measure(volume, sign, start, stop, plates, strength):
 
 
 @compiled(nogil=True)
-def _plate_ratio(zz, yy, xx, zy, zx, yx):
+def _plate_ratio(zz: float, yy: float, xx: float, zy: float, zx: float, yx: float) -> float:
     """Return the second largest eigenvalue by the largest, in size; -1 if the largest is not negative."""
     mean = (zz + yy + xx) / 3.0
     off = zy * zy + zx * zx + yx * yx

@@ -6,35 +6,18 @@ runs start before it: a count of bits.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_same_shape
-from vesuvius_kit.voxel.bits import _bit_count, _lowest_bit
+from vesuvius_kit.voxel.bits import Words, bit_count, lowest_bit
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.slabs import for_slabs
 
 _NONE, _ONE, _TOP, _EVERY = np.uint64(0), np.uint64(1), np.uint64(63), ~np.uint64(0)
 
 
-def propagate_words(seeds, words):
-    """Keep the 26-connected components of a packed mask that hold a seed.
-
-    Parameters
-    ----------
-    seeds : numpy.ndarray
-        uint64, (Z, Y, words): a packed mask; voxels outside of the other mask do not count.
-    words : numpy.ndarray
-        uint64, the same shape: the packed mask.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64, the same shape.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not unsigned arrays of three dimensions and the same shape.
-    """
+def propagate_words(seeds: Words, words: Words) -> Words:
+    """Keep the 26-connected components of a packed mask that hold a seed; seeds outside of the mask do not count."""
     check_array("seeds", seeds, kinds="u")
     check_array("words", words, kinds="u")
     check_same_shape("seeds", seeds, "words", words)
@@ -51,7 +34,7 @@ def propagate_words(seeds, words):
     np.cumsum(before, out=before)
     parent = np.arange(before[-1], dtype=np.int32)
 
-    def connect(start, stop):
+    def connect(start: int, stop: int) -> int:
         for z in range(start, stop):
             _connect_blocks(words, starts, before, parent, z, z > start)
         return start
@@ -65,7 +48,7 @@ def propagate_words(seeds, words):
 
 
 @compiled(nogil=True)
-def _unite_rows(words, first_z, last_z, first_y, last_y, k):
+def _unite_rows(words: Words, first_z: int, last_z: int, first_y: int, last_y: int, k: int) -> np.uint64:
     """Unite the rows of a block, given inclusively; those beyond the volume do not count."""
     n_z, n_y, n_w = words.shape
     word = _NONE
@@ -77,7 +60,7 @@ def _unite_rows(words, first_z, last_z, first_y, last_y, k):
 
 
 @compiled(nogil=True)
-def _find_starts(words, start, stop, starts, before):
+def _find_starts(words: Words, start: int, stop: int, starts: Words, before: NDArray[np.int32]) -> None:
     _, n_y, n_w = starts.shape
     for z in range(start, stop):
         for y in range(n_y):
@@ -85,12 +68,19 @@ def _find_starts(words, start, stop, starts, before):
             for k in range(n_w):
                 word = _unite_rows(words, 2 * z, 2 * z + 1, 2 * y, 2 * y + 1, k)
                 starts[z, y, k] = word & ~((word << _ONE) | (last >> _TOP))
-                before[(z * n_y + y) * n_w + k + 1] = _bit_count(starts[z, y, k])
+                before[(z * n_y + y) * n_w + k + 1] = bit_count(starts[z, y, k])
                 last = word
 
 
 @compiled(nogil=True)
-def _connect_blocks(words, starts, before, parent, z, with_plane_below):
+def _connect_blocks(
+    words: Words,
+    starts: Words,
+    before: NDArray[np.int32],
+    parent: NDArray[np.int32],
+    z: int,
+    with_plane_below: bool,
+) -> None:
     """Link the runs of a plane of blocks to each other, or to those of the plane before."""
     n_y = starts.shape[1]
     for y in range(n_y):
@@ -134,7 +124,20 @@ def _connect_blocks(words, starts, before, parent, z, with_plane_below):
 
 
 @compiled(nogil=True)
-def _link(words, starts, before, parent, z, y, planes, rows, other_z, other_y, other_planes, other_rows):
+def _link(
+    words: Words,
+    starts: Words,
+    before: NDArray[np.int32],
+    parent: NDArray[np.int32],
+    z: int,
+    y: int,
+    planes: tuple[int, int],
+    rows: tuple[int, int],
+    other_z: int,
+    other_y: int,
+    other_planes: tuple[int, int],
+    other_rows: tuple[int, int],
+) -> None:
     """Link the runs of two blocks where the rows of theirs that face each other touch."""
     n_y, n_w = starts.shape[1:]
     row, other_row = (z * n_y + y) * n_w, (other_z * n_y + other_y) * n_w
@@ -147,21 +150,21 @@ def _link(words, starts, before, parent, z, y, planes, rows, other_z, other_y, o
         both = a & b
         todo = both & ~((both << _ONE) | (both_last >> _TOP))
         while todo != _NONE:
-            bit = _lowest_bit(todo)
+            bit = lowest_bit(todo)
             run = _find_run(starts, before, z, y, row, k, bit)
             _unite(parent, run, _find_run(starts, before, other_z, other_y, other_row, k, bit))
             todo &= todo - _ONE
         # Corners: the other row's voxel lies one step back or ahead, and nothing else joins the two.
         todo = a & ~b & ((b << _ONE) | (b_last >> _TOP)) & ~((a << _ONE) | (a_last >> _TOP))
         while todo != _NONE:
-            bit = _lowest_bit(todo)
+            bit = lowest_bit(todo)
             other_k, other_bit = (k, bit - 1) if bit > 0 else (k - 1, 63)
             run = _find_run(starts, before, z, y, row, k, bit)
             _unite(parent, run, _find_run(starts, before, other_z, other_y, other_row, other_k, other_bit))
             todo &= todo - _ONE
         todo = a & ~b & ((b >> _ONE) | (b_next << _TOP)) & ~((a >> _ONE) | (a_next << _TOP))
         while todo != _NONE:
-            bit = _lowest_bit(todo)
+            bit = lowest_bit(todo)
             other_k, other_bit = (k, bit + 1) if bit < 63 else (k + 1, 0)
             run = _find_run(starts, before, z, y, row, k, bit)
             _unite(parent, run, _find_run(starts, before, other_z, other_y, other_row, other_k, other_bit))
@@ -170,13 +173,13 @@ def _link(words, starts, before, parent, z, y, planes, rows, other_z, other_y, o
 
 
 @compiled(nogil=True)
-def _find_run(starts, before, z, y, row, k, bit):
+def _find_run(starts: Words, before: NDArray[np.int32], z: int, y: int, row: int, k: int, bit: int) -> int:
     """Return the run that a voxel of the united rows lies in."""
-    return before[row + k] + _bit_count(starts[z, y, k] & (_EVERY >> np.uint64(63 - bit))) - 1
+    return before[row + k] + bit_count(starts[z, y, k] & (_EVERY >> np.uint64(63 - bit))) - 1
 
 
 @compiled(nogil=True)
-def _unite(parent, a, b):
+def _unite(parent: NDArray[np.int32], a: int, b: int) -> None:
     while parent[a] != a:
         parent[a] = parent[parent[a]]
         a = parent[a]
@@ -190,7 +193,14 @@ def _unite(parent, a, b):
 
 
 @compiled(nogil=True)
-def _mark_seeds(seeds, words, starts, before, parent, keep):
+def _mark_seeds(
+    seeds: Words,
+    words: Words,
+    starts: Words,
+    before: NDArray[np.int32],
+    parent: NDArray[np.int32],
+    keep: NDArray[np.bool_],
+) -> None:
     n_z, n_y, n_w = words.shape
     for run in range(parent.size):
         # A root is the oldest run of its tree, so its children find it settled.
@@ -203,7 +213,7 @@ def _mark_seeds(seeds, words, starts, before, parent, keep):
                 word = seeds[z, y, k] & words[z, y, k]
                 todo = word & ~((word << _ONE) | (last >> _TOP))
                 while todo != _NONE:
-                    keep[parent[_find_run(starts, before, z // 2, y // 2, row, k, _lowest_bit(todo))]] = True
+                    keep[parent[_find_run(starts, before, z // 2, y // 2, row, k, lowest_bit(todo))]] = True
                     todo &= todo - _ONE
                 last = word
     for run in range(parent.size):
@@ -211,7 +221,15 @@ def _mark_seeds(seeds, words, starts, before, parent, keep):
 
 
 @compiled(nogil=True)
-def _paint_kept(words, starts, before, keep, start, stop, kept):
+def _paint_kept(
+    words: Words,
+    starts: Words,
+    before: NDArray[np.int32],
+    keep: NDArray[np.bool_],
+    start: int,
+    stop: int,
+    kept: Words,
+) -> None:
     n_z, n_y, n_w = words.shape
     for z in range(start, stop):
         for y in range(starts.shape[1]):

@@ -4,14 +4,17 @@ Voxels are visited through the list of those that are left, in raster order; wha
 `vesuvius_kit.voxel.neighbourhood`.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.voxel.bits import pack_mask, unpack_mask
 from vesuvius_kit.voxel.compilation import compiled
 from vesuvius_kit.voxel.neighbourhood import CENTRE, is_connected, is_isthmus, is_simple, read_neighbourhood
 
 
-def _list_cells():
+def _list_cells() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """List the other voxels that share each vertex, edge and face of the middle voxel, with the cell's sign."""
     offsets = [(z, y, x) for z in range(-1, 2) for y in range(-1, 2) for x in range(-1, 2)]
     masks, signs = [], []
@@ -27,24 +30,11 @@ def _list_cells():
 _CELLS, _SIGNS = _list_cells()
 
 
-def skeletonize(mask):
-    """Thin a mask to curves one voxel wide.
+def skeletonize(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Thin a mask (Z, Y, X) to curves one voxel wide.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, the same shape, a subset of the mask; equal to ``skimage.morphology.skeletonize`` of the volume. A sheet
-        becomes curves, too: `thin_to_surface` keeps it a sheet.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions.
+    The result is a subset of the mask and equals ``skimage.morphology.skeletonize`` of the volume. A sheet becomes curves, too:
+    `thin_to_surface` keeps it a sheet.
 
     Notes
     -----
@@ -67,25 +57,12 @@ def skeletonize(mask):
     return _unpad(padded)
 
 
-def thin_to_surface(mask):
-    """Thin a mask to sheets and curves one voxel thick, without changing its topology.
+def thin_to_surface(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Thin a mask (Z, Y, X) to sheets and curves one voxel thick, without changing its topology.
 
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), any numeric or bool dtype and memory order; non-zero is foreground.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, the same shape, a subset of the mask with the same 26-connected components, tunnels and 6-connected cavities.
-        Beyond the faces of the volume lies background, so a sheet recedes from them, as from its own rim, by half its
-        thickness and one voxel at most.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a numeric array of three dimensions.
+    The result is a subset of the mask with the same 26-connected components, tunnels and 6-connected cavities. Beyond the
+    faces of the volume lies background, so a sheet recedes from them, as from its own rim, by half its thickness and one voxel
+    at most.
 
     Notes
     -----
@@ -108,23 +85,30 @@ def thin_to_surface(mask):
     return _unpad(padded)
 
 
-def _pad(mask):
+def _pad(mask: NDArray[Any]) -> NDArray[np.uint8]:
     """Copy a mask into a volume with a rim of one background voxel."""
     octets = unpack_mask(pack_mask(mask), mask.shape[2]).view(np.uint8)
     return np.pad(octets, 1)
 
 
-def _unpad(padded):
+def _unpad(padded: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return padded[1:-1, 1:-1, 1:-1] != 0
 
 
-def _steps(padded):
+def _steps(padded: NDArray[np.uint8]) -> tuple[int, int, int]:
     """Return the distance of neighbours along z, y, x in the flat volume."""
     return padded.shape[1] * padded.shape[2], padded.shape[2], 1
 
 
 @compiled(nogil=True)
-def _find_ends_of_lee(flat, left, steps, away, cells, signs):
+def _find_ends_of_lee(
+    flat: NDArray[np.uint8],
+    left: NDArray[np.intp],
+    steps: tuple[int, int, int],
+    away: int,
+    cells: NDArray[np.int64],
+    signs: NDArray[np.int64],
+) -> NDArray[np.int64]:
     found = np.empty(left.size, dtype=np.int64)
     n = 0
     for at in left:
@@ -146,7 +130,7 @@ def _find_ends_of_lee(flat, left, steps, away, cells, signs):
 
 
 @compiled(nogil=True)
-def _delete_connecting(flat, candidates, steps):
+def _delete_connecting(flat: NDArray[np.uint8], candidates: NDArray[np.int64], steps: tuple[int, int, int]) -> bool:
     """Delete candidates one after the other while their neighbours stay connected."""
     changed = False
     for at in candidates:
@@ -157,7 +141,7 @@ def _delete_connecting(flat, candidates, steps):
 
 
 @compiled(nogil=True)
-def _keep_isthmuses(flat, left, steps):
+def _keep_isthmuses(flat: NDArray[np.uint8], left: NDArray[np.intp], steps: tuple[int, int, int]) -> None:
     """Mark with 2 the voxels that are isthmuses now."""
     for at in left:
         if flat[at] == 1 and is_isthmus(read_neighbourhood(flat, at, steps)):
@@ -165,7 +149,7 @@ def _keep_isthmuses(flat, left, steps):
 
 
 @compiled(nogil=True)
-def _find_border(flat, left, away):
+def _find_border(flat: NDArray[np.uint8], left: NDArray[np.intp], away: int) -> NDArray[np.int64]:
     found = np.empty(left.size, dtype=np.int64)
     n = 0
     for at in left:
@@ -176,7 +160,7 @@ def _find_border(flat, left, away):
 
 
 @compiled(nogil=True)
-def _delete_simple(flat, candidates, steps):
+def _delete_simple(flat: NDArray[np.uint8], candidates: NDArray[np.int64], steps: tuple[int, int, int]) -> bool:
     changed = False
     for at in candidates:
         if is_simple(read_neighbourhood(flat, at, steps)):

@@ -10,43 +10,32 @@ of either mask, read through the labels, are *loops*. What is left is eliminatio
 sets, the latest generator of each set leading.
 """
 
-import numpy as np
+from collections.abc import Sequence
 
-from vesuvius_kit.voxel.bits import _lowest_bit, check_parts, count_voxels, shift_down
+import numpy as np
+from numpy.typing import NDArray
+
+from vesuvius_kit.voxel.bits import Words, check_parts, count_voxels, lowest_bit, shift_down
 from vesuvius_kit.voxel.compilation import compiled
-from vesuvius_kit.voxel.gf2 import _collect, _find_leads, _keep, _new_store, _relate, _rewrite, _sum
+from vesuvius_kit.voxel.gf2 import Size, Store, add_sets, collect, find_leads, keep, make_store, relate, rewrite
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)
 _EDGE_Y, _EDGE_X = 1, 2
 _SQUARE_YX, _SQUARE_ZX, _SQUARE_ZY = 0, 1, 2
 
 
-def pair_tunnels(union, parts, n_x):
+def pair_tunnels(union: Words, parts: Sequence[Words], n_x: int) -> list[NDArray[np.int64]]:
     """Pair the tunnels of two masks with the squares that close them in their union.
 
     The voxels outside of the union count as filling in afterwards, cell by cell in raster order: position (z, y, x), then
     type. A tunnel of a part is born with an edge of the part and, seen in the union, dies with a square outside of it.
-
-    Parameters
-    ----------
-    union : numpy.ndarray
-        uint64, (Z, Y, words): a packed mask.
-    parts : sequence of 2 numpy.ndarray
-        Packed masks of the same shape, each within the union.
-    n_x : int
-        Length of the last axis in voxels.
+    ``parts`` are packed masks within the union, ``n_x`` voxels long along x.
 
     Returns
     -------
-    list of 2 numpy.ndarray
-        For each part int64, (pairs, 8): position and type of the edge of birth (1 along y, 2 along x), then of the square
-        of death (0 spans y and x, 1 spans z and x, 2 spans z and y), sorted by birth. A tunnel that the union fills has
-        no pair. Empty masks give no pairs.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not unsigned arrays of three dimensions and the same shape.
+    list
+        For each part (pairs, 8): position and type of the edge of birth (1 along y, 2 along x), then of the square of death
+        (0 spans y and x, 1 spans z and x, 2 spans z and y), sorted by birth. A tunnel that the union fills has no pair.
     """
     check_parts(union, parts)
     if not union.any():
@@ -66,7 +55,7 @@ def pair_tunnels(union, parts, n_x):
         max(count_voxels(x) + count_voxels(y) for x, y in zip(part_fresh_x, part_fresh_y)),
         max(count_voxels(words) for words in part_starts),
     )
-    squares, births, leads, n_loops = _sweep(
+    squares, births, leads, n_loops = sweep(
         starts,
         behind & ~below,
         fresh_x,
@@ -89,33 +78,36 @@ def pair_tunnels(union, parts, n_x):
     return pairs
 
 
-def _from_below(words):
+def _from_below(words: Words) -> Words:
     """Move every plane one up, so that plane z of the result tells of plane z - 1."""
     moved = np.zeros_like(words)
     moved[1:] = words[:-1]
     return moved
 
 
-def _from_behind(words):
+def _from_behind(words: Words) -> Words:
     """Move every row one on, so that row y of the result tells of row y - 1."""
     moved = np.zeros_like(words)
     moved[:, 1:] = words[:, :-1]
     return moved
 
 
-def _unexplained_along_y(words):
+def _unexplained_along_y(words: Words) -> Words:
     edges = np.zeros_like(words)
     edges[:, :-1] = words[:, :-1] & words[:, 1:]
     return edges & ~_from_below(edges)
 
 
-def _unexplained_along_x(words):
+def _unexplained_along_x(words: Words) -> Words:
     edges = words & shift_down(words)
     return edges & ~_from_below(edges) & ~_from_behind(edges)
 
 
 @compiled(nogil=True)
-def _sweep(starts, behind, fresh_x, doubled, fresh_y, part_starts, part_fresh_y, part_fresh_x, n_x, room):
+def sweep(
+    starts: Words, behind: Words, fresh_x: Words, doubled: Words, fresh_y: Words,
+    part_starts: Words, part_fresh_y: Words, part_fresh_x: Words, n_x: int, room: tuple[int, int, int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
     """Run the sweep; every argument is a bit set over (z, y, x), the parts' with one more axis in front.
 
     starts: voxels with nothing below. behind: edges along x explained only by the square behind them, in their plane.
@@ -128,7 +120,7 @@ def _sweep(starts, behind, fresh_x, doubled, fresh_y, part_starts, part_fresh_y,
     most_squares, n_runs, most_loops, most_part_runs = room
     squares = np.empty(most_squares, dtype=np.int64)
     n_squares = np.zeros(1, dtype=np.int64)
-    store = _new_store(squares.size)
+    store = make_store(squares.size)
     label_x = np.zeros((n_y, n_x), dtype=np.int32)
     label_y, first_label_x, first_label_y, node = label_x.copy(), label_x.copy(), label_x.copy(), label_x.copy()
     parent = np.arange(n_runs, dtype=np.int32)
@@ -166,12 +158,12 @@ def _sweep(starts, behind, fresh_x, doubled, fresh_y, part_starts, part_fresh_y,
                 )  # fmt: skip
     leads = np.empty((2, most_loops), dtype=np.int64)
     for part in range(2):
-        leads[part, : n_loops[part]] = _find_leads(store, labels[part, : n_loops[part]])
+        leads[part, : n_loops[part]] = find_leads(store, labels[part, : n_loops[part]])
     return squares[: n_squares[0]], births, leads, n_loops
 
 
 @compiled(nogil=True)
-def _number_runs(starts, node, count):
+def _number_runs(starts: Words, node: NDArray[np.int32], count: Size) -> Size:
     """Give the next numbers to the vertical runs that start in a plane; ``node`` holds the current run of each column."""
     for y in range(starts.shape[0]):
         for k in range(starts.shape[1]):
@@ -179,13 +171,13 @@ def _number_runs(starts, node, count):
             while todo != _NONE:
                 bit = todo & (~todo + _ONE)
                 todo ^= bit
-                node[y, 64 * k + _lowest_bit(bit)] = count
+                node[y, 64 * k + lowest_bit(bit)] = count
                 count += 1
     return count
 
 
 @compiled(nogil=True)
-def _join(parent, first, second):
+def _join(parent: NDArray[np.int32], first: np.int32, second: np.int32) -> bool:
     """Join two trees; False if they were one."""
     while parent[first] != first:
         parent[first] = parent[parent[first]]
@@ -200,14 +192,14 @@ def _join(parent, first, second):
 
 
 @compiled(nogil=True)
-def _join_comb(row, edges_y, node, parent):
+def _join_comb(row: Words, edges_y: Words, node: NDArray[np.int32], parent: NDArray[np.int32]) -> None:
     """Join plane 0 along its first row and along y: with all edges along z, the tree that raster order grows first."""
     for k in range(row.size):
         todo = row[k]
         while todo != _NONE:
             bit = todo & (~todo + _ONE)
             todo ^= bit
-            x = 64 * k + _lowest_bit(bit)
+            x = 64 * k + lowest_bit(bit)
             _join(parent, node[0, x], node[0, x + 1])
     for y in range(edges_y.shape[0]):
         for k in range(row.size):
@@ -215,15 +207,16 @@ def _join_comb(row, edges_y, node, parent):
             while todo != _NONE:
                 bit = todo & (~todo + _ONE)
                 todo ^= bit
-                x = 64 * k + _lowest_bit(bit)
+                x = 64 * k + lowest_bit(bit)
                 _join(parent, node[y, x], node[y + 1, x])
 
 
 @compiled(nogil=True)
 def _label_plane(
-    plane, behind, fresh_x, doubled, fresh_y, first_label_x, label_x, label_y,
-    node, parent, store, squares, n_squares,
-):  # fmt: skip
+    plane: int, behind: Words, fresh_x: Words, doubled: Words, fresh_y: Words,
+    first_label_x: NDArray[np.int32], label_x: NDArray[np.int32], label_y: NDArray[np.int32], node: NDArray[np.int32],
+    parent: NDArray[np.int32], store: Store, squares: NDArray[np.int64], n_squares: NDArray[np.int64],
+) -> Store:  # fmt: skip
     """Label the edges of a plane of the union that the plane below does not explain, and note its relations.
 
     The edges come in the order of the squares that end in them: (y, x), along x before along y. Plane 1 brings plane 0.
@@ -232,12 +225,8 @@ def _label_plane(
     n_x = label_x.shape[1]
     for word in _busy_words(plane, behind, fresh_x, doubled, fresh_y):
         y, k = word // n_w, word % n_w
-        explained, new_x, again, new_y = (
-            behind[plane, y, k],
-            fresh_x[plane, y, k],
-            doubled[plane, y, k],
-            fresh_y[plane, y, k],
-        )
+        explained, again = behind[plane, y, k], doubled[plane, y, k]
+        new_x, new_y = fresh_x[plane, y, k], fresh_y[plane, y, k]
         ground_explained = ground_new = _NONE
         if plane == 1 and y + 1 < n_y:
             ground_explained, ground_new = behind[0, y + 1, k], fresh_x[0, y + 1, k]
@@ -245,7 +234,7 @@ def _label_plane(
         while todo != _NONE:
             bit = todo & (~todo + _ONE)
             todo ^= bit
-            x = 64 * k + _lowest_bit(bit)
+            x = 64 * k + lowest_bit(bit)
             # Nearly every label is empty: the store is touched only where one is not.
             if (ground_explained | ground_new) & bit:
                 label = first_label_x[y, x]
@@ -259,10 +248,10 @@ def _label_plane(
                 first, second, third = label_x[y - 1, x], label_y[y - 1, x], label_y[y - 1, x + 1]
                 if again & bit:
                     if first | second | third | label_x[y, x]:
-                        store = _relate(store, first, second, third, label_x[y, x])
+                        store = relate(store, first, second, third, label_x[y, x])
                 elif first | second | third:
-                    store, n = _sum(store, first, second, third, np.int32(0))
-                    store, label_x[y, x] = _keep(store, n)
+                    store, n = add_sets(store, first, second, third, np.int32(0))
+                    store, label_x[y, x] = keep(store, n)
                 else:
                     label_x[y, x] = 0
             below = (((plane - 1) * n_y + y) * n_x + x) * 3
@@ -278,7 +267,7 @@ def _label_plane(
 
 
 @compiled(nogil=True)
-def _busy_words(plane, behind, fresh_x, doubled, fresh_y):
+def _busy_words(plane: int, behind: Words, fresh_x: Words, doubled: Words, fresh_y: Words) -> NDArray[np.int64]:
     """List the words of a plane that `_label_plane` has to look at.
 
     A loop that may replace the store costs 30 ns a turn in reference counts, so it must not turn for nothing.
@@ -297,18 +286,22 @@ def _busy_words(plane, behind, fresh_x, doubled, fresh_y):
 
 
 @compiled(nogil=True)
-def _open_generator(store, squares, n_squares, square):
+def _open_generator(
+    store: Store, squares: NDArray[np.int64], n_squares: NDArray[np.int64], square: int
+) -> tuple[Store, np.int32]:
     """Note a generator and the square that closes it; return the label of the generator alone."""
     store[3][0] = n_squares[0]
     squares[n_squares[0]] = square
     n_squares[0] += 1
-    return _keep(store, np.int64(1))
+    return keep(store, np.int64(1))
 
 
 @compiled(nogil=True)
 def _close_loops(
-    plane, fresh_y, fresh_x, label_y, label_x, node, parent, parent_label, size, store, births, labels, n_loops
-):
+    plane: int, fresh_y: Words, fresh_x: Words, label_y: NDArray[np.int32], label_x: NDArray[np.int32],
+    node: NDArray[np.int32], parent: NDArray[np.int32], parent_label: NDArray[np.int32], size: NDArray[np.int32],
+    store: Store, births: NDArray[np.int64], labels: NDArray[np.int32], n_loops: NDArray[np.int64],
+) -> Store:  # fmt: skip
     """Grow a part's own forest by the unexplained edges of a plane, and note the label of each cycle that one closes."""
     n_y, n_w = fresh_y.shape
     n_x = label_x.shape[1]
@@ -319,7 +312,7 @@ def _close_loops(
         while todo != _NONE:
             bit = todo & (~todo + _ONE)
             todo ^= bit
-            x = 64 * k + _lowest_bit(bit)
+            x = 64 * k + lowest_bit(bit)
             for kind in (_EDGE_Y, _EDGE_X):
                 if kind == _EDGE_Y:
                     if not new_y & bit:
@@ -347,7 +340,7 @@ def _close_loops(
 
 
 @compiled(nogil=True)
-def _find_labelled(parent, label, node):
+def _find_labelled(parent: NDArray[np.int32], label: NDArray[np.int32], node: int) -> tuple[int, bool]:
     """Find the root of a tree whose links carry labels, and whether a link on the way carries one that is not empty.
 
     Halves the path wherever that adds no two labels.
@@ -364,13 +357,20 @@ def _find_labelled(parent, label, node):
 
 
 @compiled(nogil=True)
-def _label_between(store, parent, parent_label, first, second, label):
+def _label_between(
+    store: Store,
+    parent: NDArray[np.int32],
+    parent_label: NDArray[np.int32],
+    first: int,
+    second: int,
+    label: np.int32,
+) -> tuple[Store, np.int32]:
     """Add the labels on both ways up to the root to ``label``."""
-    store, n = _collect(store, label, np.int64(0))
+    store, n = collect(store, label, np.int64(0))
     for start in (first, second):
         node = start
         while parent[node] != node:
-            store, n = _collect(store, parent_label[node], n)
+            store, n = collect(store, parent_label[node], n)
             node = parent[node]
-    store, n = _rewrite(store, n)
-    return _keep(store, n)
+    store, n = rewrite(store, n)
+    return keep(store, n)

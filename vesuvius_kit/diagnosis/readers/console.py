@@ -7,8 +7,9 @@ Nothing is taken that has no name of its own, and nothing from a sentence about 
 import math
 import re
 from functools import lru_cache
+from typing import Literal
 
-from vesuvius_kit.diagnosis.readers.names import is_split_word, meaning_of, word_set, words_of
+from vesuvius_kit.diagnosis.readers.names import Meaning, Split, heading_split, meaning_of, word_set, words_of
 from vesuvius_kit.diagnosis.readers.rows import MAX_EPOCH, Row
 
 # A line without any of these words holds nothing for us.
@@ -57,15 +58,7 @@ _MAX_LABEL = 240
 def last_of_bars(line: str) -> str:
     """Return the last of Keras's bars that stand in one line, as where the signs that took the others back were lost.
 
-    Parameters
-    ----------
-    line : str
-        One line, however long.
-
-    Returns
-    -------
-    str
-        The line itself where it holds one bar or none.
+    It is the line itself where it holds one bar or none.
     """
     last = line.rfind(_NOT_DONE)
     if last <= line.find(_NOT_DONE) or (match := _DONE_BAR.search(line, last)) is None:
@@ -74,21 +67,16 @@ def last_of_bars(line: str) -> str:
 
 
 def read_console_line(line: str, number: int, is_cut: bool = False) -> Row | None:
-    """Return what a line of a console says.
+    """Return what a line of a console says; None for a line that says nothing of an epoch.
 
     Parameters
     ----------
-    line : str
-        One line, without colours.
-    number : int
-        Its number, from 1.
-    is_cut : bool
-        The text ends with it, so that its last number may be cut and is not taken.
-
-    Returns
-    -------
-    Row or None
-        A row of level ``epoch``, ``bar``, ``batch``, ``record`` or ``header``; None for a line that says nothing of an epoch.
+    line
+        Without colours.
+    number
+        From 1.
+    is_cut
+        The text ends with the line, so that its last number may be cut and is not taken.
     """
     if len(line) > MAX_LINE or line[0] in "{#":
         return None
@@ -117,14 +105,16 @@ def read_console_line(line: str, number: int, is_cut: bool = False) -> Row | Non
 class _Scan:
     """One line, number by number."""
 
-    def __init__(self, text, number, is_bar):
+    def __init__(self, text: str, number: int, is_bar: bool) -> None:
         self.text, self.is_bar = text, is_bar
         self.end = 0
         self.found = Row(number, source="console")
-        self.split = ""
-        self.after = ""  # what the number before was: epoch, fraction, loss or nothing
-        self.parts_of = ""
-        self.fraction = None
+        self.split: Split = ""
+        self.after: Literal["", "count", "epoch", "loss"] = (
+            ""  # what the number before was; count: the whole may follow
+        )
+        self.parts_of = ""  # the loss whose components stand in the bracket that is open
+        self.fraction: tuple[float, float] | None = None  # how much of the epoch is done, and the whole
         self.is_hopeless = False
         self.is_batch = False
         self.whole = 0.0
@@ -132,7 +122,7 @@ class _Scan:
         self.is_record = False
         self.is_counted = False  # the epoch is told as one of so many
 
-    def take(self, match):
+    def take(self, match: re.Match[str]) -> None:
         label, self.end = self.text[self.end : match.start()], match.end()
         behind = self.text[match.end() : match.end() + 12]
         word = match[0]
@@ -143,25 +133,30 @@ class _Scan:
             if before_parts == "count" and word.isdigit():
                 self.fraction = (self.whole, float(word))
             return
-        if not self.found.values and _tells_of_record(label):
-            self.is_record = True
-        if len(label) > _MAX_LABEL:
-            label = label[-_MAX_LABEL:]
-        if self.parts_of and (")" in label or "]" in label or "}" in label):
-            self.parts_of = ""
-        if before_parts == "loss" and _OPENS_PARTS.match(label):
-            self.parts_of = self.last_loss
-        key = self._key(label)
+        self._follow_parts(label, before_parts)
+        key = self._key(label[-_MAX_LABEL:])
         if self.is_bar and behind.lstrip()[:1] == "%":
             # How far a bar is; what stands before it may say what is counted.
-            self.split = is_split_word(key) or self.split
-            return
+            self.split = heading_split(key) or self.split
+        elif key:
+            self._take_named(key, word, behind)
+        # 0.41 (0.43): the mean behind the value; [10/314], 45%: how far the epoch is.
+        elif behind.lstrip()[:1] == "/" and word.isdigit():
+            self.after, self.whole = "count", float(word)
+
+    def _follow_parts(self, label: str, before: str) -> None:
+        """Notice what stands before a number: a record, the end of the components of a loss, their beginning."""
+        if not self.found.values and _tells_of_record(label):
+            self.is_record = True
+        label = label[-_MAX_LABEL:]
+        if self.parts_of and (")" in label or "]" in label or "}" in label):
+            self.parts_of = ""
+        if before == "loss" and _OPENS_PARTS.match(label):
+            self.parts_of = self.last_loss
+
+    def _take_named(self, key: str, word: str, behind: str) -> None:
+        """Take a number by what its name means."""
         value = _value(word, behind)
-        if not key:
-            # 0.41 (0.43): the mean behind the value; [10/314], 45%: how far the epoch is.
-            if behind.lstrip()[:1] == "/" and word.isdigit():
-                self.after, self.whole = "count", float(word)
-            return
         meaning = meaning_of(key)
         if meaning.kind == "epoch":
             self.split = meaning.split or self.split
@@ -186,7 +181,7 @@ class _Scan:
         else:
             self._take_value(key, meaning, value)
 
-    def _guard(self, key, word):
+    def _guard(self, key: str, word: str) -> None:
         """An epoch's number that is not the line's own makes the line a sentence about something else."""
         words = words_of(key)
         if word.isdigit() and words and words[-1] in ("epoch", "ep"):
@@ -195,7 +190,7 @@ class _Scan:
             elif len(words) <= 4:
                 self._take_epoch(key, word)
 
-    def _take_epoch(self, key, word):
+    def _take_epoch(self, key: str, word: str) -> None:
         if set(words_of(key)) & _NOT_THIS_EPOCH:
             self.is_hopeless = self.found.epoch is None and not self.found.values
             return
@@ -204,7 +199,7 @@ class _Scan:
             self.found.epoch = epoch
             self.after = "epoch"
 
-    def _take_value(self, key, meaning, value):
+    def _take_value(self, key: str, meaning: Meaning, value: float) -> None:
         if self.parts_of:
             self._take_part(key, value)
             return
@@ -217,24 +212,24 @@ class _Scan:
         if meaning.kind == "loss":
             self.after, self.last_loss = "loss", name
 
-    def _take_part(self, key, value):
+    def _take_part(self, key: str, value: float) -> None:
         words = words_of(key)
         if words and not set(words) & _BESIDE and len(words) <= 4:
             name = "_".join(word for word in words if word != "loss") or "loss"
             self.found.values[f"{self.parts_of}::{name}"] = value
 
-    def _key(self, label):
+    def _key(self, label: str) -> str:
         """The name in front of a number; words on their own that name a split hold for what follows."""
         key, split = _key_of(label)
         self.split = split or self.split
         return key
 
-    def see_headings(self, rest):
+    def see_headings(self, rest: str) -> None:
         for segment in _SEPARATORS.split(rest[:_MAX_LABEL]):
             if not self.found.values and segment.strip():
-                self.split = is_split_word(segment.strip(" \t\"'`*#>.-_")) or self.split
+                self.split = heading_split(segment.strip(" \t\"'`*#>.-_")) or self.split
 
-    def _name_scores(self):
+    def _name_scores(self) -> None:
         """Where a line tells of one split alone, a score without one is of that split."""
         splits = {meaning_of(name).split for name in self.found.values if meaning_of(name).kind == "loss"}
         if len(splits) == 1 and splits != {""} and not self.split:
@@ -244,7 +239,7 @@ class _Scan:
                 for name, value in self.found.values.items()
             }
 
-    def row(self):
+    def row(self) -> Row | None:
         found = self.found
         if self.fraction is not None:
             done, whole = self.fraction
@@ -268,33 +263,33 @@ class _Scan:
         return None
 
 
-def _is_of_epoch(key, behind):
+def _is_of_epoch(key: str, behind: str) -> bool:
     """Whether the number behind a lone split is an epoch's."""
     return behind.lstrip()[:1] == "[" or (behind[:1] == "/" and "final" in words_of(key))
 
 
 @lru_cache(maxsize=4096)
-def _tells_of_record(label):
+def _tells_of_record(label: str) -> bool:
     return _RECORD.search(label) is not None
 
 
 @lru_cache(maxsize=4096)
-def _key_of(label):
+def _key_of(label: str) -> tuple[str, Split]:
     """The last part of what stands before a number, and the split that the parts before it name."""
     label = label.rstrip(" \t:=~>[({\"'*|,#")
     segments = [segment.strip(" \t\"'`*#>.-_") for segment in _SEPARATORS.split(label)]
     segments = [segment for segment in segments if segment]
-    split = ""
+    split: Split = ""
     for segment in segments[:-1]:
-        split = is_split_word(segment) or split
-    if len(segments) > 1 and is_split_word(segments[-1]) and segments[-2].lower() == "epoch":
-        return segments[-2], is_split_word(segments[-1])  # Epoch(train) [3][10/314]
-    if len(segments) > 1 and is_split_word(segments[-1]) and segments[-2].lower() == "iter":
-        return "", is_split_word(segments[-1])  # Iter(val) [500]: so many images
+        split = heading_split(segment) or split
+    if len(segments) > 1 and heading_split(segments[-1]) and segments[-2].lower() == "epoch":
+        return segments[-2], heading_split(segments[-1])  # Epoch(train) [3][10/314]
+    if len(segments) > 1 and heading_split(segments[-1]) and segments[-2].lower() == "iter":
+        return "", heading_split(segments[-1])  # Iter(val) [500]: so many images
     return (segments[-1] if segments else ""), split
 
 
-def _value(word, behind):
+def _value(word: str, behind: str) -> float | None:
     """A measured number; None for a time, a size, a range, a factor, or what may be a comma in a number."""
     lower = word.lower()
     if lower.lstrip("+-").startswith(("nan", "inf")):

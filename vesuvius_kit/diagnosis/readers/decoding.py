@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, name_os_errors
 
-# No log of a person's is larger; a file that is gets one line instead of all memory.
+# No log is larger; a larger file is refused before it fills the memory.
 MAX_BYTES = 512 * 2**20
-# A longer line is not the line of an epoch. JSON lines may be long, since the kit's hold the evidence.
+# A longer line is not the line of an epoch. JSON lines may be long, since the kit's hold the gradient diagnostics.
 MAX_LINE = 20_000
 MAX_JSON_LINE = 2_000_000
 _ANSI = re.compile(r"\x1b(?:\[[0-?]{0,40}[ -/]{0,10}[@-~]|\][^\x07\x1b\n]{0,400}(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -22,24 +22,7 @@ _STRIPPED = "\x00\ufffd \t\ufeff\u200b\u00a0"
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    InputValueError
-        It is larger than any log.
-    InputOSError
-        The system does not let it be read.
-    """
+    """Return a file's bytes; raise for a file that is larger than any log."""
     with name_os_errors(f"read {path}"):
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -48,20 +31,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes) -> tuple[str, list[str]]:
-    """Return the text of a log in whatever encoding.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-
-    Returns
-    -------
-    str
-        The text; empty for what is no text.
-    list of str
-        A note where it was not plain UTF-8.
-    """
+    """Return the text of a log in whatever encoding, empty for what is no text, and a note where it was not plain UTF-8."""
     for bom, name in (
         (codecs.BOM_UTF8, "utf-8"),
         (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -86,11 +56,6 @@ def decode(data: bytes) -> tuple[str, list[str]]:
 
 def split_lines(text: str) -> Iterator[tuple[int, str, bool]]:
     """Yield the lines of a text, without colours and control characters.
-
-    Parameters
-    ----------
-    text : str
-        The whole log.
 
     Yields
     ------

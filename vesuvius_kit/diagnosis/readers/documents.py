@@ -3,6 +3,7 @@
 import math
 import re
 from html import unescape
+from typing import Any
 
 from vesuvius_kit.diagnosis.readers.names import meaning_of
 from vesuvius_kit.diagnosis.readers.rows import MAX_EPOCH, Row
@@ -13,20 +14,10 @@ _TABLE_HTML = re.compile(r"<table", re.IGNORECASE)
 MAX_HTML = 5_000_000
 
 
-def row_of_mapping(entry: dict, number: int) -> Row | None:
-    """Return the row of one object whose keys are names and whose values are numbers.
+def row_of_mapping(entry: dict[Any, Any], number: int) -> Row | None:
+    """Return the row of one object whose keys are names and whose values are numbers; None where nothing in it is measured.
 
-    Parameters
-    ----------
-    entry : dict
-        What JSON or Python made of a line.
-    number : int
-        Its line, or its place in a list.
-
-    Returns
-    -------
-    Row or None
-        None where nothing in it is measured.
+    ``number`` is its line, or its place in a list.
     """
     if _SUMMARY & entry.keys() and "train_loss" in entry:
         return None
@@ -55,9 +46,9 @@ def row_of_mapping(entry: dict, number: int) -> Row | None:
     return row if row.values else None
 
 
-def _flat(entry):
+def _flat(entry: dict[Any, Any]) -> dict[Any, Any]:
     """An object whose parts for training and validation are objects of their own, on one level."""
-    flat = {}
+    flat: dict[Any, Any] = {}
     for key, value in entry.items():
         if isinstance(value, dict) and isinstance(key, str) and meaning_of(key).kind == "bare":
             flat.update((f"{key} {inner}", number) for inner, number in value.items())
@@ -67,22 +58,7 @@ def _flat(entry):
 
 
 def read_document(document: object) -> tuple[list[Row], str] | None:
-    """Return what a JSON file holds that is neither a notebook nor a text.
-
-    Parameters
-    ----------
-    document : object
-        What JSON made of the file.
-
-    Returns
-    -------
-    list of Row
-        In order.
-    str
-        The form.
-    None
-        In their place: nothing that is known.
-    """
+    """Return the rows of a JSON file that is neither a notebook nor a text, and its form; None for nothing that is known."""
     if isinstance(document, dict):
         for key, form in (
             ("log_history", "Hugging Face's trainer state"),
@@ -103,15 +79,15 @@ def read_document(document: object) -> tuple[list[Row], str] | None:
         columns = {name: values for name, values in columns.items() if meaning_of(name).kind != "other"}
         if any(meaning_of(name).kind in ("loss", "bare") for name in columns):
             return _read_columns(columns), "a history"
-        rows = [
-            row_of_mapping(entry, place) for place, entry in enumerate(document.values()) if isinstance(entry, dict)
+        entries = [
+            (place, key, entry) for place, (key, entry) in enumerate(document.items()) if isinstance(entry, dict)
         ]
-        keys = [key for key, entry in document.items() if isinstance(entry, dict)]
-        rows = [_with_epoch(row, key) for row, key in zip(rows, keys, strict=True) if row is not None]
+        mapped = [(key, row_of_mapping(entry, place)) for place, key, entry in entries]
+        rows = [_with_epoch(row, key) for key, row in mapped if row is not None]
         return (rows, "a history") if rows else None
     if isinstance(document, list):
-        rows = [row_of_mapping(entry, place) for place, entry in enumerate(document) if isinstance(entry, dict)]
-        rows = [row for row in rows if row is not None]
+        found_rows = (row_of_mapping(entry, place) for place, entry in enumerate(document) if isinstance(entry, dict))
+        rows = [row for row in found_rows if row is not None]
         if rows and all(row.epoch is None and row.step is None for row in rows):
             for place, row in enumerate(rows):
                 row.epoch = place
@@ -119,14 +95,14 @@ def read_document(document: object) -> tuple[list[Row], str] | None:
     return None
 
 
-def _with_epoch(row, key):
+def _with_epoch(row: Row, key: str) -> Row:
     if row.epoch is None and row.step is None:
         digits = re.findall(r"\d+", key)
         row.epoch = float(digits[-1]) if digits and len(digits[-1]) < 10 else None
     return row
 
 
-def _read_columns(columns):
+def _read_columns(columns: dict[str, list[Any]]) -> list[Row]:
     """One list for each name, as Keras's history has them."""
     places = next((values for name, values in columns.items() if meaning_of(name).kind == "epoch"), None)
     rows = []
@@ -142,7 +118,7 @@ def _read_columns(columns):
     return rows
 
 
-def _number(value):
+def _number(value: object) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -159,18 +135,7 @@ def _number(value):
 
 
 def notebook_text(document: object) -> str | None:
-    """Return what the cells of a notebook printed.
-
-    Parameters
-    ----------
-    document : object
-        What JSON made of an `.ipynb`.
-
-    Returns
-    -------
-    str or None
-        The outputs, tables of HTML as lines with tabs; None for what is no notebook.
-    """
+    """Return what the cells of a notebook printed, tables of HTML as lines with tabs; None for what is no notebook."""
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         return None
     parts = []
@@ -182,7 +147,7 @@ def notebook_text(document: object) -> str | None:
     return "\n".join(part.rstrip("\n") for part in parts if part) + "\n"
 
 
-def _output_text(output):
+def _output_text(output: dict[str, Any]) -> str:
     if "text" in output:
         return _joined(output["text"])
     data = output.get("data")
@@ -194,50 +159,31 @@ def _output_text(output):
     return _joined(output.get("traceback", ""), "\n")
 
 
-def _joined(text, between=""):
+def _joined(text: object, between: str = "") -> str:
     if isinstance(text, list):
         return between.join(part for part in text if isinstance(part, str))
     return text if isinstance(text, str) else ""
 
 
 def kaggle_text(document: object) -> str | None:
-    """Return what a run on Kaggle printed, from the list of pieces that its log is.
-
-    Parameters
-    ----------
-    document : object
-        What JSON made of the log.
-
-    Returns
-    -------
-    str or None
-        None for what is no such list.
-    """
+    """Return what a run on Kaggle printed, from the list of pieces that its log is; None for what is no such list."""
     if not isinstance(document, list) or not document:
         return None
     pieces = [entry for entry in document if isinstance(entry, dict) and isinstance(entry.get("data"), str)]
     if len(pieces) < len(document) / 2 or not any("stream_name" in entry for entry in pieces):
         return None
     # What two streams wrote at one time is kept apart; a piece is not always a whole line.
-    streams = {}
+    streams: dict[Any, list[str]] = {}
     for entry in pieces:
         streams.setdefault(entry.get("stream_name"), []).append(entry["data"])
     return "\n".join("".join(data) for data in streams.values()) + "\n"
 
 
 def html_tables(html: str) -> str:
-    """Return the tables of a piece of HTML as lines with tabs.
-
-    Parameters
-    ----------
-    html : str
-        As a notebook keeps it.
-
-    Returns
-    -------
-    str
-    """
-    rows, cells, words = [], [], None
+    """Return the tables of a piece of HTML, as a notebook keeps it, as lines with tabs."""
+    rows: list[str] = []
+    cells: list[str] = []
+    words: list[str] | None = None
     # The library's parser takes quadratic time on tags that do not end.
     for piece in html.split("<")[1:]:
         tag, end, words_behind = piece.partition(">")

@@ -7,6 +7,8 @@ when its number ends with the line, with the components in brackets, or with a r
 import json
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from vesuvius_kit.diagnosis.curves import number_of
 
@@ -20,7 +22,7 @@ _EPOCH = re.compile(
 )
 # Behind the number may stand a remark, but no bracket that was cut and no number that may belong to the loss.
 _REMARK = re.compile(r"\s+[^\d\s(][^(\d]*(?:\([^()]*\)\s*)?$")
-# The kit calls its parts train and validation; an object with one of these is of somebody else's.
+# The kit calls its parts train and validation; an object with one of these is another program's.
 _FOREIGN_PARTS = ("val", "valid", "eval", "test")
 _COMPONENT = re.compile(rf"^\s*(?P<name>[a-z_][a-z_0-9]*)\s*:\s*(?P<value>{_NUMBER})\s*$", re.IGNORECASE)
 _INTERVENTION = re.compile(
@@ -29,36 +31,14 @@ _INTERVENTION = re.compile(
 
 
 def is_case_line(line: str) -> bool:
-    """Return whether a line has the form of the plateau case.
-
-    Parameters
-    ----------
-    line : str
-        One line.
-
-    Returns
-    -------
-    bool
-    """
+    """Return whether a line has the form of the plateau case."""
     return _CASE.search(line) is not None
 
 
-def read_case_line(line: str, number: int, unread: list[str]) -> dict | None:
-    """Return what a line of the plateau case says.
+def read_case_line(line: str, number: int, unread: list[str]) -> dict[str, Any] | None:
+    """Return what a line of the plateau case says: a part of an epoch, or an intervention, as in `log.jsonl`.
 
-    Parameters
-    ----------
-    line : str
-        One line.
-    number : int
-        Its number, for messages.
-    unread : list of str
-        A component that cannot be read is told here.
-
-    Returns
-    -------
-    dict or None
-        A part of an epoch, or an intervention, as in `log.jsonl`.
+    A component that cannot be read is told in ``unread``, with the line's ``number``.
     """
     match = _INTERVENTION.search(line)
     if match:
@@ -85,24 +65,13 @@ def read_case_line(line: str, number: int, unread: list[str]) -> dict | None:
     return {"epoch": int(match["epoch"]), part: values}
 
 
-def read_kit_entry(entry: object) -> dict | None:
-    """Return an epoch of the kit's log with its numbers made sure of.
-
-    Parameters
-    ----------
-    entry : object
-        What JSON made of a line.
-
-    Returns
-    -------
-    dict or None
-        None for what is no epoch of the kit.
-    """
+def read_kit_entry(entry: object) -> dict[str, Any] | None:
+    """Return an epoch of the kit's log with its numbers made sure of; None for what is no epoch of the kit."""
     if not isinstance(entry, dict) or type(entry.get("epoch")) is not int or entry["epoch"] < 0:
         return None
     if any(isinstance(entry.get(part), dict) for part in _FOREIGN_PARTS):
         return None
-    read = {"epoch": entry["epoch"]}
+    read: dict[str, Any] = {"epoch": entry["epoch"]}
     for part in ("train", "validation"):
         if isinstance(entry.get(part), dict) and "loss" in entry[part]:
             read[part] = {str(name): number_of(value) for name, value in entry[part].items()}
@@ -120,51 +89,31 @@ def read_kit_entry(entry: object) -> dict | None:
     return read
 
 
-def is_kit_shaped(entry: dict) -> bool:
-    """Return whether an object has the kit's parts, so that only the kit's reader may read it.
-
-    Parameters
-    ----------
-    entry : dict
-        What JSON made of a line.
-
-    Returns
-    -------
-    bool
-    """
+def is_kit_shaped(entry: Mapping[str, Any]) -> bool:
+    """Return whether an object has the kit's parts, so that only the kit's reader may read it."""
     return any(isinstance(entry.get(part), dict) for part in ("train", "validation")) and not any(
         isinstance(entry.get(part), dict) for part in _FOREIGN_PARTS
     )
 
 
 def load_json(line: str) -> object:
-    """Return what JSON says of a text; None where it is none.
-
-    Parameters
-    ----------
-    line : str
-        A line or a whole file.
-
-    Returns
-    -------
-    object
-    """
+    """Return what JSON says of a line or a whole file; None where it is none."""
     try:
         return json.loads(line, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         return None
 
 
-def _unique(pairs):
-    """A JSON object in which no key occurs twice: which of two values was meant, nobody can know."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key occurs twice: which of two values was meant cannot be known."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key twice")
     return found
 
 
-def _numbers_within(mapping):
-    """The two levels of numbers that the evidence of an epoch holds."""
+def _numbers_within(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The two levels of numbers that the gradient diagnostics of an epoch hold."""
     return {
         str(name): {str(key): number_of(entry) for key, entry in value.items()}
         if isinstance(value, dict)

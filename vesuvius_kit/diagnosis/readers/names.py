@@ -3,20 +3,16 @@
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
+
+Kind = Literal["loss", "score", "rate", "epoch", "step", "bare", "other"]
+"""What a number is; ``bare`` for a name that says a split and nothing else."""
+Split = Literal["", "train", "validation", "test"]
+"""Empty where a name does not say it."""
 
 
 def word_set(text: str) -> frozenset[str]:
-    """Return the words of a text.
-
-    Parameters
-    ----------
-    text : str
-        Words with spaces or line endings between them.
-
-    Returns
-    -------
-    frozenset of str
-    """
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
@@ -25,6 +21,7 @@ _VALIDATION = word_set(
     "val valid validation validating vali vld dev eval evaluation evaluating holdout heldout cv oof va"
 )
 _TEST = word_set("test testing tst")
+_SPLITS: tuple[tuple[Split, frozenset[str]], ...] = (("train", _TRAIN), ("validation", _VALIDATION), ("test", _TEST))
 _LOSS = word_set("loss losses cost objective")
 _STEP = word_set("step steps iter iters iteration iterations itr batch batches it minibatch")
 # Words that do not make another quantity of a loss or a score.
@@ -74,52 +71,32 @@ MAX_NAME = 80
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a name says.
+    """What a name says."""
 
-    Parameters
-    ----------
-    kind : str
-        ``loss``, ``score``, ``rate``, ``epoch``, ``step``, ``bare`` (a split and nothing else) or ``other``.
-    split : str
-        ``train``, ``validation``, ``test``, or empty where the name does not say.
-    qualifier : str
-        What makes it another quantity than the plain one: ``dice`` in ``train_dice_loss``.
-    is_step : bool
-        The name says that it is of one step, not of an epoch.
-    is_epoch : bool
-        The name says that it is of a whole epoch.
-    overlap : bool
-        A score that measures the overlap of masks.
-    """
-
-    kind: str
-    split: str = ""
+    kind: Kind
+    """What its number is."""
+    split: Split = ""
+    """What it was measured on."""
     qualifier: str = ""
+    """What makes it another quantity than the plain one: ``dice`` in ``train_dice_loss``."""
     is_step: bool = False
+    """The name says that it is of one step, not of an epoch."""
     is_epoch: bool = False
+    """The name says that it is of a whole epoch."""
     overlap: bool = False
+    """A score that measures the overlap of masks."""
 
 
 def words_of(name: str) -> tuple[str, ...]:
-    """Return the words of a name in lower case.
-
-    Parameters
-    ----------
-    name : str
-        In whatever spelling: ``valLoss``, ``val/loss``, ``Validation loss``.
-
-    Returns
-    -------
-    tuple of str
-    """
-    words = []
+    """Return the words of a name in lower case, in whatever spelling: ``valLoss``, ``val/loss``, ``Validation loss``."""
+    words: list[str] = []
     if "IoU" in name:
         name = _IOU.sub(lambda match: f" {(match[1] or '').lower()}iou ", name)
     for word in _WORDS.findall(name):
         lower = word.lower()
         words.extend(_JOINED.get(lower, (lower,)))
     # A digit belongs to the word before it: f1, map50, pg0.
-    joined = []
+    joined: list[str] = []
     for word in words:
         if word.isdigit() and joined and joined[-1] in ("f", "map", "pg", "hd", "r", "fbeta", "p"):
             joined[-1] += word
@@ -130,23 +107,13 @@ def words_of(name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def meaning_of(name: str) -> Meaning:
-    """Return what a name says.
-
-    Parameters
-    ----------
-    name : str
-        Of a column, a key or a label in front of a number.
-
-    Returns
-    -------
-    Meaning
-    """
+    """Return what the name of a column, a key or a label in front of a number says."""
     words = words_of(name[:MAX_NAME])
     if not words or len(words) > 9 or len(name) > MAX_NAME:
         return Meaning("other")
     found = set(words)
-    split = ""
-    for named, group in (("train", _TRAIN), ("validation", _VALIDATION), ("test", _TEST)):
+    split: Split = ""
+    for named, group in _SPLITS:
         if found & group:
             split = named if not split or split == "train" else split
     rest = [word for word in words if word not in _TRAIN | _VALIDATION | _TEST]
@@ -173,19 +140,8 @@ def meaning_of(name: str) -> Meaning:
     return Meaning("other", split)
 
 
-def is_split_word(text: str) -> str:
-    """Return the split that a text without a number names as a heading, or an empty string.
-
-    Parameters
-    ----------
-    text : str
-        For example ``[Train]`` or ``Validation``.
-
-    Returns
-    -------
-    str
-        ``train``, ``validation``, ``test`` or empty.
-    """
+def heading_split(text: str) -> Split:
+    """Return the split that a heading without a number names, such as ``[Train]`` or ``Validation``; empty for none."""
     if len(text) > 40:
         return ""
     meaning = meaning_of(text)

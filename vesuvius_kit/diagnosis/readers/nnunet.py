@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.diagnosis.readers.rows import Row
@@ -21,20 +23,7 @@ _LOGGED = {
 
 
 def read_dice_line(line: str, number: int) -> Row | None:
-    """Return the Dice of each class, and their mean.
-
-    Parameters
-    ----------
-    line : str
-        One line of a training log, of any release: `Pseudo dice [0.81, nan]`, `[np.float32(0.81)]`.
-    number : int
-        Its number.
-
-    Returns
-    -------
-    Row or None
-        None for a line of another kind.
-    """
+    """Return the Dice of each class and their mean, as any release writes them: `Pseudo dice [0.81, nan]`."""
     match = _DICE.search(line)
     if not match:
         return None
@@ -58,19 +47,7 @@ def read_dice_line(line: str, number: int) -> Row | None:
 def read_checkpoint(path: Path) -> list[Row]:
     """Return the epochs that nnU-Net keeps in its `checkpoint_*.pth`.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file; it is unpickled with torch's own list of harmless types and NumPy's numbers, and nothing else.
-
-    Returns
-    -------
-    list of Row
-
-    Raises
-    ------
-    InputValueError
-        Not such a checkpoint, or one with anything else in it.
+    It is unpickled with torch's own list of harmless types and NumPy's numbers; a file with anything else in it is refused.
     """
     loaded = _load(path)
     logged = loaded.get("logging") if isinstance(loaded, dict) else None
@@ -96,27 +73,24 @@ def read_checkpoint(path: Path) -> list[Row]:
     return rows
 
 
-def _number(value):
+def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-def _load(path):
+def _load(path: Path) -> object:
     """A checkpoint, by `weights_only` with the names that NumPy's numbers have in its releases 1 and 2."""
     import pickle
     import zipfile
 
     import numpy as np
     import torch
+    from numpy._core.multiarray import scalar
 
-    try:
-        from numpy._core.multiarray import scalar
-    except ImportError:
-        from numpy.core.multiarray import scalar
     types = [np.dtype(kind) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")]
-    allowed = [np.dtype, *{type(kind) for kind in types}]
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [np.dtype, *{type(kind) for kind in types}]
     allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
         with torch.serialization.safe_globals(allowed):

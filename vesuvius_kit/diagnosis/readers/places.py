@@ -3,6 +3,7 @@
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError, name_os_errors
 from vesuvius_kit.config.yaml_file import load_yaml
@@ -39,22 +40,9 @@ _NOT_LOGS = (
 
 
 def find_logs(path: Path | str) -> list[Path]:
-    """Return the logs that a path stands for.
+    """Return the logs that a path stands for, one for each fold; a folder where its several files make one run.
 
-    Parameters
-    ----------
-    path : str or Path
-        A log, a folder with one, or a folder with a folder for each fold or version.
-
-    Returns
-    -------
-    list of pathlib.Path
-        One for each fold; a folder where its several files make one run.
-
-    Raises
-    ------
-    InputNotFoundError
-        Nothing there, or a folder without logs.
+    The path is a log, a folder with one, or a folder with a folder for each fold or version.
     """
     path = Path(path)
     if path.is_file():
@@ -88,7 +76,7 @@ def find_logs(path: Path | str) -> list[Path]:
     return logs
 
 
-def _log_in(folder):
+def _log_in(folder: Path) -> Path | None:
     """The log in a folder by its name: a file, or the folder where several files continue each other."""
     for pattern in _KNOWN:
         files = sorted(folder.glob(pattern))
@@ -97,11 +85,11 @@ def _log_in(folder):
     return None
 
 
-def _may_be_log(file):
+def _may_be_log(file: Path) -> bool:
     return file.suffix.lower() in _ENDINGS and not file.name.lower().startswith(_NOT_LOGS)
 
 
-def _has_epochs(file):
+def _has_epochs(file: Path) -> bool:
     try:
         return bool(read_runs(file))
     except InputValueError:
@@ -109,24 +97,9 @@ def _has_epochs(file):
 
 
 def read_runs(path: Path | str) -> list[RunLog]:
-    """Return the runs of a log, in the order of the log.
+    """Return the runs of a log, in the order of the log; at least one.
 
-    Parameters
-    ----------
-    path : str or Path
-        See `find_logs`; of a folder with several folds, name one.
-
-    Returns
-    -------
-    list of RunLog
-        At least one.
-
-    Raises
-    ------
-    InputNotFoundError
-        Nothing there, or a folder without logs.
-    InputValueError
-        Several folds, or a log in which no epoch can be read.
+    Of a folder with several folds, name one: several are refused, as is a log in which no epoch can be read.
     """
     logs = find_logs(path)
     if len(logs) > 1:
@@ -153,7 +126,7 @@ def read_runs(path: Path | str) -> list[RunLog]:
     ]
 
 
-def _read_folder(folder):
+def _read_folder(folder: Path) -> text.TextLog:
     """Several files that make one run: training that was continued, or events."""
     for pattern in _KNOWN:
         files = sorted(folder.glob(pattern))
@@ -173,7 +146,7 @@ def _read_folder(folder):
     return whole
 
 
-def _read_file(path):
+def _read_file(path: Path) -> text.TextLog:
     """The rows of one file, by the reader that its content asks for."""
     with name_os_errors(f"read {path}"), path.open("rb") as stream:
         head = stream.read(4096)
@@ -194,12 +167,12 @@ def _read_file(path):
     return log
 
 
-def _is_events(head):
+def _is_events(head: bytes) -> bool:
     """Whether a file begins with the record that TensorBoard writes first."""
     return len(head) > 40 and b"brain.Event:" in head[:64]
 
 
-def _read_checkpoint(path, head):
+def _read_checkpoint(path: Path, head: bytes) -> text.TextLog:
     if head[:2] == b"PK":
         try:
             with zipfile.ZipFile(path) as archive:
@@ -211,7 +184,7 @@ def _read_checkpoint(path, head):
     return text.TextLog(rows=nnunet.read_checkpoint(path), forms=["the record in nnU-Net's checkpoint"])
 
 
-def _read_json(content):
+def _read_json(content: str) -> text.TextLog | None:
     """What a file of JSON holds; None where it is no whole JSON, or a single line of the kit's."""
     document = kit.load_json(content)
     if document is None or (isinstance(document, dict) and kit.read_kit_entry(document) is not None):
@@ -230,7 +203,7 @@ def _read_json(content):
     return text.TextLog(rows=found[0], forms=[found[1]])
 
 
-def _read_config(path):
+def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The settings beside a run of the kit, and what was wrong with them."""
     if not path.is_file():
         return None, []

@@ -1,8 +1,9 @@
 """Which name of a log is which loss, the rate, a score; nothing is taken without saying so."""
 
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vesuvius_kit.diagnosis.readers.names import Meaning, meaning_of
+from vesuvius_kit.diagnosis.readers.names import Meaning, Split, meaning_of
 from vesuvius_kit.diagnosis.readers.rows import Row, base_name
 
 # So many names that are not used are listed.
@@ -13,50 +14,32 @@ MAX_SCORES = 24
 
 @dataclass
 class Roles:
-    """What was taken as what.
-
-    Parameters
-    ----------
-    train, validation : list of str
-        The names of the losses; several are summed, none where there is no such loss.
-    train_parts, validation_parts : dict of str to str
-        Component of the loss to the name it has in the log.
-    rate : str
-        The name of the learning rate; empty for none.
-    scores : dict of str to str
-        What a score is called in the report, to its name in the log.
-    batch : list of str
-        Losses of single batches.
-    from_batches : bool
-        The training loss of an epoch is the mean over the batches that the log shows.
-    said : list of str
-        What was taken as what, in words.
-    """
+    """What was taken as what."""
 
     train: list[str] = field(default_factory=list)
+    """The names of the training loss; several are summed, none where there is no such loss."""
     validation: list[str] = field(default_factory=list)
+    """Those of the validation loss."""
     train_parts: dict[str, str] = field(default_factory=dict)
+    """Component of the training loss to the name it has in the log."""
     validation_parts: dict[str, str] = field(default_factory=dict)
+    """That of the validation loss."""
     rate: str = ""
+    """The name of the learning rate; empty for none."""
     scores: dict[str, str] = field(default_factory=dict)
+    """What a score is called in the report, to its name in the log."""
     batch: list[str] = field(default_factory=list)
+    """Losses of single batches."""
     from_batches: bool = False
+    """The training loss of an epoch is the mean over the batches that the log shows."""
     said: list[str] = field(default_factory=list)
+    """What was taken as what, in words."""
 
 
-def assign_roles(rows: list[Row]) -> Roles:
-    """Find the losses, the rate and the scores among the names of a log.
-
-    Parameters
-    ----------
-    rows : list of Row
-        With their places.
-
-    Returns
-    -------
-    Roles
-    """
-    whole, single = {}, {}
+def assign_roles(rows: Sequence[Row]) -> Roles:
+    """Find the losses, the rate and the scores among the names of a log whose rows have their places."""
+    whole: dict[str, int] = {}
+    single: dict[str, int] = {}
     recorded = {part for row in rows if row.record for part in ("train", "validation") if part in row.record}
     for row in rows:
         for name in row.values if row.epoch is not None and row.level != "record" else ():
@@ -103,12 +86,18 @@ def assign_roles(rows: list[Row]) -> Roles:
     return roles
 
 
-def _plain_first(found, names, counts):
+def _plain_first(found: Iterable[str], names: Mapping[str, Meaning], counts: Mapping[str, int]) -> list[str]:
     """Names in the order in which they are taken: without a qualifier, of an epoch, those with most values."""
     return sorted(found, key=lambda name: (bool(names[name].qualifier), not names[name].is_epoch, -counts[name]))
 
 
-def _main_loss(losses, names, counts, splits, pairs):
+def _main_loss(
+    losses: Iterable[str],
+    names: Mapping[str, Meaning],
+    counts: Mapping[str, int],
+    splits: tuple[Split, ...],
+    pairs: Container[frozenset[str]],
+) -> list[str]:
     """The plain loss of a split; the only one there is; the sum of several that are told without a plain one."""
     found = _plain_first([name for name in losses if names[name].split in splits and counts[name]], names, counts)
     if not found:
@@ -120,16 +109,19 @@ def _main_loss(losses, names, counts, splits, pairs):
     return [name for name in together if counts[name] == often]
 
 
-def _pairs(rows, losses):
+def _pairs(rows: Iterable[Row], losses: Iterable[str]) -> set[frozenset[str]]:
     """Losses that stand in one row: only such may be terms of one sum."""
-    known, pairs = set(losses), set()
+    known = set(losses)
+    pairs: set[frozenset[str]] = set()
     for row in rows:
         here = [name for name in row.values if name in known]
         pairs.update(frozenset((first, second)) for first in here[:12] for second in here[:12] if first != second)
     return pairs
 
 
-def _parts(losses, names, main, whole):
+def _parts(
+    losses: Iterable[str], names: Mapping[str, Meaning], main: Sequence[str], whole: Iterable[str]
+) -> dict[str, str]:
     """The components of a loss: losses of its split with a qualifier, or those in brackets behind it."""
     if not main:
         return {}
@@ -141,13 +133,13 @@ def _parts(losses, names, main, whole):
     return {part: name for part, name in parts.items() if part != "loss"}
 
 
-def _aliases(rows, whole, names):
+def _aliases(rows: Sequence[Row], whole: Mapping[str, int], names: Mapping[str, Meaning]) -> dict[str, str]:
     """A bare "Val" whose values are those of a "Val Dice" told beside it is that Dice."""
-    by_epoch = {}
+    by_epoch: dict[float, dict[str, float]] = {}
     for row in rows:
         if row.epoch is not None and row.level != "batch":
             by_epoch.setdefault(row.epoch, {}).update(row.values)
-    aliases = {}
+    aliases: dict[str, str] = {}
     for bare in [name for name in whole if names[name].kind == "bare"]:
         for score in sorted({name for row in rows if row.level == "record" for name in row.values} - set(whole)):
             if meaning_of(score).kind != "score":
@@ -158,7 +150,14 @@ def _aliases(rows, whole, names):
     return aliases
 
 
-def _say(roles, names, whole, single, aliases):
+def _say(
+    roles: Roles,
+    names: Mapping[str, Meaning],
+    whole: Mapping[str, int],
+    single: Mapping[str, int],
+    aliases: Mapping[str, str],
+) -> None:
+    """Write into the roles what was taken as what."""
     said = roles.said
     for title, taken in (("training loss", roles.train), ("validation loss", roles.validation)):
         if not taken:
@@ -183,9 +182,9 @@ def _say(roles, names, whole, single, aliases):
     parts = {**roles.train_parts, **roles.validation_parts}
     if parts:
         said.append(f"components of the loss = {', '.join(sorted(parts)[:MAX_LISTED])}")
-    taken = {*roles.train, *roles.validation, roles.rate, *roles.scores.values(), *roles.batch, *aliases.values()}
-    taken |= {*roles.train_parts.values(), *roles.validation_parts.values()}
-    left = [name for name in {**whole, **single} if name not in taken and names[name].kind in ("loss", "bare", "score")]
+    used = {*roles.train, *roles.validation, roles.rate, *roles.scores.values(), *roles.batch, *aliases.values()}
+    used |= {*roles.train_parts.values(), *roles.validation_parts.values()}
+    left = [name for name in {**whole, **single} if name not in used and names[name].kind in ("loss", "bare", "score")]
     if left:
         more = f" and {len(left) - MAX_LISTED} more" if len(left) > MAX_LISTED else ""
         said.append(f"not used: {', '.join(left[:MAX_LISTED])}{more}")

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from vesuvius_kit.diagnosis.readers.names import meaning_of
 
@@ -16,88 +17,55 @@ MAX_COUNTED = 1200
 # An epoch's number has at most nine digits; a longer one is something else.
 MAX_EPOCH = 10**9
 
+Mark = Literal["start", "loaded", "labels"]
+"""What a line says about the run as a whole: training begins, weights of an earlier run were loaded, or what the log tells of
+the labels."""
+Level = Literal["epoch", "point", "bar", "shown", "batch", "record", "header"] | Mark
+"""What a row tells of.
+
+``epoch``: a whole epoch. ``point``: one of several of an epoch, which are averaged. ``bar``: what a progress bar showed at its
+end. ``shown``: the same where nothing else tells of an epoch. ``batch``: one batch. ``record``: the best so far, told again.
+``header``: no number, but the epoch that what follows belongs to."""
+Source = Literal["", "checkpoint", "console", "events", "kit", "object", "table"]
+"""The form that a row was read in."""
+
 
 @dataclass
 class Row:
-    """Some numbers of a log that belong together.
-
-    Parameters
-    ----------
-    line : int
-        Where they stand, from 1.
-    values : dict of str to float
-        The numbers by the names they have in the log; NaN and infinity are kept.
-    epoch : float or None
-        The epoch as written; a fraction where the log counts so.
-    step : float or None
-        The step as written.
-    level : str
-        ``epoch``: told of a whole epoch. ``point``: one of several of an epoch, which are averaged. ``bar``: what a progress
-        bar showed at its end. ``shown``: the same where nothing else tells of an epoch. ``batch``: of one batch. ``record``:
-        the best so far, told again. ``header``: no number, but the epoch that what follows belongs to. ``start``: training
-        begins. ``loaded``: weights of an earlier run were loaded. ``labels``: what the log tells of the labels.
-    source : str
-        The form it was read in, for the report.
-    record : dict or None
-        An epoch that is already in the form of `log.jsonl`.
-    text : str
-        Of a mark, the line without its numbers.
-    """
+    """Some numbers of a log that belong together."""
 
     line: int
+    """Where they stand, from 1."""
     values: dict[str, float] = field(default_factory=dict)
+    """The numbers by the names they have in the log; NaN and infinity are kept."""
     epoch: float | None = None
+    """The epoch as written; a fraction where the log counts so."""
     step: float | None = None
-    level: str = "epoch"
-    source: str = ""
-    record: dict | None = None
+    """The step as written."""
+    level: Level = "epoch"
+    """What they tell of."""
+    source: Source = ""
+    """The form they were read in."""
+    record: dict[str, Any] | None = None
+    """An epoch that is already in the form of `log.jsonl`."""
     text: str = ""
+    """Of a mark, the line without its numbers."""
 
 
 def has_loss(row: Row) -> bool:
-    """Return whether a row holds a loss.
-
-    Parameters
-    ----------
-    row : Row
-        Any row.
-
-    Returns
-    -------
-    bool
-    """
+    """Return whether a row holds a loss."""
     return any(meaning_of(base_name(name)).kind == "loss" for name in row.values)
 
 
 def base_name(name: str) -> str:
-    """Return the name without the component behind it.
-
-    Parameters
-    ----------
-    name : str
-        ``val loss`` or ``val loss::dice``.
-
-    Returns
-    -------
-    str
-    """
+    """Return the name without the component behind it: ``val loss`` of ``val loss::dice``."""
     return name.split("::", 1)[0]
 
 
 def give_places(rows: list[Row], notes: list[str]) -> list[Row]:
-    """Give every row an epoch, or a point where the log has none.
+    """Give every row an epoch, or a point where the log has none; return those that have a place, and the marks.
 
-    Parameters
-    ----------
-    rows : list of Row
-        In the order of the log; changed.
-    notes : list of str
-        How it was counted is told here.
-
-    Returns
-    -------
-    list of Row
-        Those that have a place, and the marks.
+    The rows come in the order of the log and are changed; how it was counted is told in ``notes``.
     """
     placed = [row for row in rows if row.epoch is not None and (row.level != "header")]
     console = [row for row in rows if row.source == "console"]
@@ -112,7 +80,7 @@ def give_places(rows: list[Row], notes: list[str]) -> list[Row]:
     return _count_repeats(rows, notes)
 
 
-def _follow_headings(rows):
+def _follow_headings(rows: list[Row]) -> None:
     """Rows without an epoch belong to the heading before them, or, where the epoch is told behind its numbers, to the next."""
     losses = [number for number, row in enumerate(rows) if row.epoch is None and row.level == "epoch" and has_loss(row)]
     epochs = [number for number, row in enumerate(rows) if row.epoch is not None and row.level != "batch"]
@@ -132,12 +100,13 @@ def _follow_headings(rows):
                 row.level = "bar"
 
 
-def _number_fractions(rows, notes):
+def _number_fractions(rows: list[Row], notes: list[str]) -> list[Row]:
     """Whole epochs from fractions of them: what was logged within an epoch, its end included, belongs to it."""
     logged = [row for row in rows if row.epoch is not None and row.values]
-    if not any(row.epoch != int(row.epoch) for row in logged if math.isfinite(row.epoch)):
+    epochs = [row.epoch for row in logged if row.epoch is not None]
+    if not any(epoch != int(epoch) for epoch in epochs if math.isfinite(epoch)):
         return rows
-    ends = {math.ceil(row.epoch - 1e-6) for row in logged}
+    ends = {math.ceil(epoch - 1e-6) for epoch in epochs}
     points, _ = _choose_points(logged)
     # A run validated once an epoch has no more points than epochs: it keeps its epochs.
     if len(ends) < FEW_EPOCHS and len(logged) >= 2 * FEW_EPOCHS and len({row.epoch for row in points}) > len(ends):
@@ -145,27 +114,27 @@ def _number_fractions(rows, notes):
             row.step = row.epoch if row.step is None else row.step
             row.epoch = None
         return _number_points(rows, notes, why=f"too few epochs in this log ({len(ends)})")
-    for row in logged:
-        row.epoch = math.ceil(row.epoch - 1e-6)
+    for row, epoch in zip(logged, epochs, strict=True):
+        row.epoch = math.ceil(epoch - 1e-6)
         row.level = "point" if row.level == "epoch" else row.level
     return rows
 
 
-def _choose_points(logged):
+def _choose_points(logged: list[Row]) -> tuple[list[Row], str]:
     """The rows that points end at, and what each is: validations where there are three, else all."""
     validated = [row for row in logged if _is_validation(row)]
     return (validated, "validation") if len(validated) >= 3 else (logged, "logged step")
 
 
-def _number_points(rows, notes, why="no epochs in this log"):
+def _number_points(rows: list[Row], notes: list[str], why: str = "no epochs in this log") -> list[Row]:
     """Points where there are no epochs: from one validation to the next, or equal groups of steps."""
     _follow_steps(rows)
-    logged = [row for row in rows if row.step is not None and row.values]
+    logged = [(row, row.step) for row in rows if row.step is not None and row.values]
     for row in rows:
         if row.step is None and row.values:
             row.epoch = None
-    points, what = _choose_points(logged)
-    steps = sorted({row.step for row in points})
+    points, what = _choose_points([row for row, _ in logged])
+    steps = sorted({row.step for row in points if row.step is not None})
     size = 1
     if what == "logged step" and len(steps) > MAX_POINTS:
         size = -(-len(steps) // MAX_POINTS)
@@ -174,10 +143,10 @@ def _number_points(rows, notes, why="no epochs in this log"):
     if steps and (not ends or ends[-1] != steps[-1]):
         ends.append(steps[-1])
     place = 0
-    for row in logged:
-        if place >= len(ends) or row.step < (ends[place - 1] if place else -math.inf):
+    for row, step in logged:
+        if place >= len(ends) or step < (ends[place - 1] if place else -math.inf):
             place = 0
-        while place < len(ends) and row.step > ends[place]:
+        while place < len(ends) and step > ends[place]:
             place += 1
         row.epoch = place if place < len(ends) else None
         row.level = "point"
@@ -186,7 +155,7 @@ def _number_points(rows, notes, why="no epochs in this log"):
     return rows
 
 
-def _follow_steps(rows):
+def _follow_steps(rows: list[Row]) -> None:
     """A validation that does not tell its step was made at the step before it."""
     step = None
     for row in rows:
@@ -196,11 +165,11 @@ def _follow_steps(rows):
             row.step = step
 
 
-def _is_validation(row):
+def _is_validation(row: Row) -> bool:
     return any(meaning_of(base_name(name)).split in ("validation", "test") for name in row.values)
 
 
-def _count_repeats(rows, notes):
+def _count_repeats(rows: list[Row], notes: list[str]) -> list[Row]:
     """Epochs counted where nothing numbers them: a name that comes again begins the next."""
     measured = [row for row in rows if row.values and row.level == "epoch" and has_loss(row)]
     others = [row for row in rows if row.values and row.level in ("bar", "batch", "point")]
@@ -212,7 +181,8 @@ def _count_repeats(rows, notes):
         for step, row in enumerate(measured, start=1):
             row.step = step
         return _number_points(rows, notes)
-    epoch, seen = 1, Counter()
+    epoch = 1
+    seen: Counter[str] = Counter()
     # Once or twice a number behind the word loss is prose as often as a log.
     if sum(not set(row.values).isdisjoint(measured[0].values) for row in measured) < _LEAST_COUNTED:
         for row in rows:

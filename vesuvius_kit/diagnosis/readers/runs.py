@@ -2,15 +2,19 @@
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any, Literal
 
 from vesuvius_kit.diagnosis.readers.names import meaning_of
 from vesuvius_kit.diagnosis.readers.roles import Roles, assign_roles
-from vesuvius_kit.diagnosis.readers.rows import Row, base_name, give_places, has_loss
+from vesuvius_kit.diagnosis.readers.rows import Level, Mark, Row, base_name, give_places, has_loss
 
 # So many epochs are listed.
 MAX_LISTED = 20
+# Which rows count where none tells of a whole epoch, and as what.
+_STAND_INS: tuple[tuple[Level, Level], ...] = (("bar", "shown"), ("batch", "point"))
 _LOADED = re.compile(
     r"\bresum(?:ed|ing)\b|\bload(?:ed|ing)\b.{0,60}(?:checkpoint|weights|state|pretrain)|\bpre-?trained weights\b"
     r"|\bfine-?tun(?:e|ing)\b|\bcontinu(?:e|ing) training\b",
@@ -30,52 +34,53 @@ _STARTED = re.compile(
 
 
 @dataclass
-class Run:
-    """One run of a log.
+class LoggedRun:
+    """One run of a log."""
 
-    Parameters
-    ----------
-    lines : list of dict
-        Its epochs, as in `log.jsonl`.
-    notes : list of str
-        What was found out about it in reading.
-    """
-
-    lines: list[dict]
+    lines: list[dict[str, Any]]
+    """Its epochs, in the form of `log.jsonl`."""
     notes: list[str]
+    """What was found out about it in reading."""
 
 
 @dataclass
 class _Epoch:
-    record: dict = field(default_factory=dict)
-    strong: dict = field(default_factory=dict)
-    points: dict = field(default_factory=dict)
-    bar: dict = field(default_factory=dict)
-    batch: dict = field(default_factory=dict)
+    """What is known of one epoch, by how surely it was told."""
+
+    record: dict[str, Any] = field(default_factory=dict)
+    """What is already in the form of `log.jsonl`."""
+    strong: dict[str, float] = field(default_factory=dict)
+    """Told of the whole epoch."""
+    points: dict[str, list[float]] = field(default_factory=dict)
+    """Told several times within the epoch."""
+    bar: dict[str, float] = field(default_factory=dict)
+    """What a progress bar showed last."""
+    batch: dict[str, list[float]] = field(default_factory=dict)
+    """Told of single batches."""
 
 
 @dataclass
 class _Draft:
-    epochs: dict = field(default_factory=dict)
+    """A run that is being put together."""
+
+    epochs: dict[int, _Epoch] = field(default_factory=dict)
+    """By their numbers."""
     last: int | None = None
+    """The epoch that was told last."""
     first: int | None = None
-    repeated: set = field(default_factory=set)
+    """The lowest one."""
+    repeated: set[int] = field(default_factory=set)
+    """Epochs that came again."""
     loaded: str = ""
+    """Where the log says that weights of an earlier run were loaded."""
     labels: str = ""
+    """What the log tells of a share of surface that no scroll has."""
 
 
-def mark_of(line: str) -> str:
-    """Return what a line without numbers of interest says about the run as a whole.
+def mark_of(line: str) -> Mark | Literal[""]:
+    """Return what a line without numbers of interest says about the run as a whole; empty for nothing.
 
-    Parameters
-    ----------
-    line : str
-        One line.
-
-    Returns
-    -------
-    str
-        ``start``, ``loaded``, ``labels`` (a share of surface among the labels that no scroll has) or empty.
+    ``labels`` is a share of surface among the labels that no scroll has.
     """
     if len(line) > 400:
         return ""
@@ -88,24 +93,19 @@ def mark_of(line: str) -> str:
     return ""
 
 
-def make_runs(rows: list[Row]) -> tuple[list[Run], list[str], Roles]:
+def make_runs(rows: list[Row]) -> tuple[list[LoggedRun], list[str], Roles]:
     """Divide the rows of a log into its runs.
-
-    Parameters
-    ----------
-    rows : list of Row
-        What a reader found, in the order of the log.
 
     Returns
     -------
-    list of Run
+    list of LoggedRun
         Those with at least one epoch that has a loss.
     list of str
         Notes about the log as a whole.
     Roles
         What was taken as what.
     """
-    notes = []
+    notes: list[str] = []
     rows = give_places(rows, notes)
     _promote(rows)
     drafts, starts = _split(rows)
@@ -119,14 +119,14 @@ def make_runs(rows: list[Row]) -> tuple[list[Run], list[str], Roles]:
     return runs, notes, roles
 
 
-def _promote(rows):
+def _promote(rows: Sequence[Row]) -> None:
     """Where no line tells of a whole epoch, what the bars showed at their ends counts, or else the batches' mean."""
     told = {row.epoch for row in rows if row.record or (row.level in ("epoch", "point") and has_loss(row))} - {None}
     beside = {row.epoch for row in rows if row.level in ("bar", "batch") and has_loss(row)} - {None}
     # A line or two about the whole, as of a test at the end, are not the epochs.
     if told and not (len(beside) >= 3 and 3 * len(told) <= len(beside)):
         return
-    for level, new in (("bar", "shown"), ("batch", "point")):
+    for level, new in _STAND_INS:
         found = [row for row in rows if row.level == level and row.epoch is not None]
         if any(has_loss(row) or _is_bare(row) for row in found):
             for row in found:
@@ -134,13 +134,15 @@ def _promote(rows):
             return
 
 
-def _is_bare(row):
+def _is_bare(row: Row) -> bool:
     return any(meaning_of(base_name(name)).kind == "bare" for name in row.values)
 
 
-def _split(rows):
+def _split(rows: Sequence[Row]) -> tuple[list[_Draft], int]:
     """The rows by run and epoch; and how often the log says that training starts."""
-    drafts, draft, waiting, pending = [], _Draft(), [], []
+    drafts, draft = [], _Draft()
+    waiting: list[dict[str, Any]] = []  # interventions before the first epoch
+    pending: list[tuple[int, Row]] = []  # bars and batches of an epoch that has not been told yet
     starts, start_text, is_fresh, loaded, labels = 0, None, False, "", ""
     for row in rows:
         if row.level == "start":
@@ -153,17 +155,19 @@ def _split(rows):
             labels = row.text
         elif row.record is not None and "epoch" not in row.record:
             # A text log names no epoch at an intervention: it belongs to the one before it.
-            target = draft.epochs[draft.last].record.setdefault("interventions", []) if draft.epochs else waiting
+            known = None if draft.last is None else draft.epochs[draft.last].record
+            target = waiting if known is None else known.setdefault("interventions", [])
             target.extend(row.record["interventions"])
         elif row.epoch is None or not math.isfinite(row.epoch) or row.level == "record":
             continue
         elif row.level in ("bar", "batch"):
-            pending.append(row)
+            pending.append((int(row.epoch), row))
         elif row.record is not None or row.values:
             epoch = int(row.epoch)
-            if draft.epochs and _is_new_run(draft, epoch, is_fresh):
-                for other in [other for other in pending if int(other.epoch) > draft.last]:
-                    _add_beside(draft, other)
+            last = draft.last
+            if last is not None and _is_new_run(draft, epoch, is_fresh):
+                for other in [other for other in pending if other[0] > last]:
+                    _add_beside(draft, *other)
                     pending.remove(other)
                 drafts.append(draft)
                 draft = _Draft()
@@ -173,20 +177,20 @@ def _split(rows):
             is_fresh = False
             _add(draft, epoch, row, waiting)
             for other in pending:
-                _add_beside(draft, other)
+                _add_beside(draft, *other)
             pending = []
     for other in pending:
-        _add_beside(draft, other)
+        _add_beside(draft, *other)
     return [*drafts, draft], starts
 
 
-def _is_new_run(draft, epoch, is_fresh):
-    if epoch > draft.last:
+def _is_new_run(draft: _Draft, epoch: int, is_fresh: bool) -> bool:
+    if draft.first is None or draft.last is None or epoch > draft.last:
         return False
     return epoch <= draft.first if is_fresh else epoch <= draft.first < draft.last
 
 
-def _add(draft, epoch, row, waiting):
+def _add(draft: _Draft, epoch: int, row: Row, waiting: list[dict[str, Any]]) -> None:
     """A row that tells of a whole epoch; epochs that come again count as they were run last."""
     if draft.last is not None and epoch < draft.last:
         again = [known for known in draft.epochs if known >= epoch]
@@ -214,8 +218,8 @@ def _add(draft, epoch, row, waiting):
     draft.last = epoch
 
 
-def _add_beside(draft, row):
-    target = draft.epochs.setdefault(int(row.epoch), _Epoch())
+def _add_beside(draft: _Draft, epoch: int, row: Row) -> None:
+    target = draft.epochs.setdefault(epoch, _Epoch())
     for name, value in row.values.items():
         if row.level == "bar":
             target.bar[name] = value
@@ -223,13 +227,14 @@ def _add_beside(draft, row):
             target.batch.setdefault(name, []).append(value)
 
 
-def _is_told(epoch):
+def _is_told(epoch: _Epoch) -> bool:
     return bool(epoch.record or epoch.strong or epoch.points)
 
 
-def _finish(draft, roles):
+def _finish(draft: _Draft, roles: Roles) -> LoggedRun:
     """The epochs of a run as `log.jsonl` has them, and what there is to say about it."""
-    lines, notes, begun = [], [], []
+    lines, begun = [], []
+    notes: list[str] = []
     for number, epoch in sorted(draft.epochs.items()):
         line = _line_of(number, epoch, roles)
         if not _is_told(epoch) or ("train" not in line and "validation" not in line and "scores" not in line):
@@ -238,7 +243,7 @@ def _finish(draft, roles):
         lines.append(line)
     lines = [line for line in lines if line.keys() & {"train", "validation", "scores"}]
     if not any("loss" in (line.get(part) or {}) for line in lines for part in ("train", "validation")):
-        return Run([], [])
+        return LoggedRun([], [])
     _drop_gaps(lines, notes)
     if draft.repeated:
         epochs = ", ".join(str(epoch) for epoch in sorted(draft.repeated)[:MAX_LISTED])
@@ -256,11 +261,11 @@ def _finish(draft, roles):
         lines[0]["begins_trained"] = True
     if draft.labels:
         lines[0]["told_labels"] = draft.labels
-    return Run(lines, notes)
+    return LoggedRun(lines, notes)
 
 
-def _line_of(number, epoch, roles):
-    line = {"epoch": number, "interventions": []}
+def _line_of(number: int, epoch: _Epoch, roles: Roles) -> dict[str, Any]:
+    line: dict[str, Any] = {"epoch": number, "interventions": []}
     line.update(epoch.record)
     told = {name: fmean(values) if values else math.nan for name, values in _finite(epoch.points).items()}
     told = {**epoch.bar, **told, **epoch.strong}
@@ -276,7 +281,8 @@ def _line_of(number, epoch, roles):
         values.update({name: told[source] for name, source in parts.items() if source in told})
         if values:
             line[part] = {**values, **line.get(part, {})}
-    rate = told.get(roles.rate, (epoch.batch.get(roles.rate) or [None])[-1])
+    rates = epoch.batch.get(roles.rate)
+    rate = told.get(roles.rate, rates[-1] if rates else None)
     if rate is not None and math.isfinite(rate):
         line["rate"] = rate
     scores = {label: told[name] for label, name in roles.scores.items() if name in told}
@@ -288,16 +294,16 @@ def _line_of(number, epoch, roles):
     return line
 
 
-def _finite(points):
+def _finite(points: Mapping[str, list[float]]) -> dict[str, list[float]]:
     """The values of each name without NaN where there are others."""
     return {name: [value for value in values if not math.isnan(value)] or values for name, values in points.items()}
 
 
-def _mean(values):
+def _mean(values: Sequence[float]) -> float:
     return fmean(value for value in values) if values else math.nan
 
 
-def _drop_gaps(lines, notes):
+def _drop_gaps(lines: Sequence[dict[str, Any]], notes: list[str]) -> None:
     """A validation loss that is no number between epochs where it is one was not taken there, and did not break."""
     known = [(line, line["validation"]["loss"]) for line in lines if "loss" in line.get("validation", {})]
     finite = [number for number, (_, loss) in enumerate(known) if math.isfinite(loss)]

@@ -3,8 +3,9 @@
 import csv
 import math
 import re
+from collections.abc import Iterable, Sequence
 
-from vesuvius_kit.diagnosis.readers.names import meaning_of
+from vesuvius_kit.diagnosis.readers.names import Kind, meaning_of
 from vesuvius_kit.diagnosis.readers.rows import MAX_EPOCH, Row
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -28,15 +29,15 @@ class Table:
 
     Parameters
     ----------
-    separator : str
+    separator
         What stands between the cells; a space for one or more of them, two spaces for two or more.
-    names : list of str
+    names
         The columns.
-    is_file : bool
+    is_file
         The table begins with the file, so that its first line with a known loss is enough of a header.
     """
 
-    def __init__(self, separator: str, names: list[str], is_file: bool = False):
+    def __init__(self, separator: str, names: list[str], is_file: bool = False) -> None:
         self.separator, self.names, self.is_file = separator, names, is_file
         self.kinds = [meaning_of(_last_part(name)) for name in names]
         self.rows = 0
@@ -44,21 +45,9 @@ class Table:
         self.is_commaed = False
 
     def read(self, line: str, number: int, is_cut: bool) -> Row | None:
-        """Return the row that a line holds.
+        """Return the row that a line holds; one without values for a rule between rows, None for what is no row of this table.
 
-        Parameters
-        ----------
-        line : str
-            The line.
-        number : int
-            Its number.
-        is_cut : bool
-            Its last cell may be cut, and is not taken.
-
-        Returns
-        -------
-        Row or None
-            None for a line that is no row of this table; a row without values for a rule between rows.
+        The last cell of a line that is cut is not taken.
         """
         if self.separator in ("|", " ", "  ") and _RULE.fullmatch(line):
             return Row(number, level="point", source="table")
@@ -88,7 +77,7 @@ class Table:
         self.rows += bool(row.values)
         return row
 
-    def _number(self, cell, kind):
+    def _number(self, cell: str, kind: Kind) -> float | None:
         """A cell's number; None for none."""
         cell = cell.strip().strip("'\"")
         if cell in _MISSING:
@@ -108,34 +97,17 @@ class Table:
         match = _FRACTION.fullmatch(cell)
         if match and kind == "epoch":
             return float(match[1])
-        if cell.startswith("tensor(") and _NUMBER.match(cell[7:]):
-            return float(_NUMBER.match(cell[7:])[0])
+        if cell.startswith("tensor(") and (number := _NUMBER.match(cell[7:])) is not None:
+            return float(number[0])
         return None
 
     def missing_epochs(self) -> bool:
-        """Return whether no column numbers the epochs.
-
-        Returns
-        -------
-        bool
-        """
+        """Return whether no column numbers the epochs."""
         return not any(meaning.kind in ("epoch", "step") for meaning in self.kinds)
 
 
 def find_header(line: str, at_top: bool) -> Table | None:
-    """Return the table that a line is the header of.
-
-    Parameters
-    ----------
-    line : str
-        One line.
-    at_top : bool
-        Nothing stands before it in the file.
-
-    Returns
-    -------
-    Table or None
-    """
+    """Return the table that a line is the header of; ``at_top`` where nothing stands before it in the file."""
     if not 3 <= len(line) <= 50_000 or _VALUE_WITHIN.search(line):
         return None
     lower = line.lower()
@@ -160,19 +132,7 @@ def find_header(line: str, at_top: bool) -> Table | None:
 
 
 def split_cells(line: str, separator: str) -> list[str]:
-    """Return the cells of a line.
-
-    Parameters
-    ----------
-    line : str
-        One line.
-    separator : str
-        See `Table`.
-
-    Returns
-    -------
-    list of str
-    """
+    """Return the cells of a line; for the separator see `Table`."""
     if separator == " ":
         return line.split()
     if separator == "  ":
@@ -187,7 +147,7 @@ def split_cells(line: str, separator: str) -> list[str]:
     return [cell.strip() for cell in line.split(separator)]
 
 
-def _is_header(names, separator, at_top):
+def _is_header(names: Sequence[str], separator: str, at_top: bool) -> bool:
     """Whether the names are columns: no numbers, a place or a loss, and most of them known where spaces part them."""
     if any(_NUMBER.fullmatch(name) or _VALUE_WITHIN.search(name) for name in names if name):
         return False
@@ -203,14 +163,15 @@ def _is_header(names, separator, at_top):
     return has_loss and (at_top or (measured > 1 and separator in (",", ";", "\t", "|"))) and (at_top or len(names) > 2)
 
 
-def _last_part(name):
+def _last_part(name: str) -> str:
     """What a wandb export writes behind the run's name; "run - val_loss__MIN" is a bound and no measure."""
     return name.rsplit(" - ", 1)[-1].replace("__", " ")
 
 
-def _unique(cells):
+def _unique(cells: Iterable[str]) -> list[str]:
     """The names, a second one of the same name marked."""
-    seen, names = {}, []
+    seen: dict[str, int] = {}
+    names = []
     for cell in cells:
         name = cell.strip().strip("'\"# ")
         seen[name] = seen.get(name, 0) + 1

@@ -1,32 +1,24 @@
 """Event files of TensorBoard, through its own package where that is installed."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.diagnosis.readers.names import meaning_of
 from vesuvius_kit.diagnosis.readers.rows import Row
+
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 # As many points of a curve are read; TensorBoard thins out what is longer.
 MAX_POINTS = 20_000
 
 
 def read_events(path: Path) -> list[Row]:
-    """Return the scalars of an event file, or of a folder with several of one run.
+    """Return the scalars of an event file, or of a folder with several of one run, by step.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file or the folder.
-
-    Returns
-    -------
-    list of Row
-        By step; a scalar called `epoch`, as Lightning writes it, gives the epochs.
-
-    Raises
-    ------
-    InputValueError
-        The package is not installed, or the file cannot be read.
+    A scalar called `epoch`, as Lightning writes it, gives the epochs.
     """
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -52,10 +44,10 @@ def read_events(path: Path) -> list[Row]:
     return rows
 
 
-def _points(accumulator):
+def _points(accumulator: "EventAccumulator") -> list[tuple[int, dict[str, float]]]:
     """Names and values by step."""
     tags = accumulator.Tags()
-    by_step = {}
+    by_step: dict[int, dict[str, float]] = {}
     for tag in tags.get("scalars", ()):
         for event in accumulator.Scalars(tag):
             by_step.setdefault(event.step, {})[tag] = float(event.value)
@@ -71,7 +63,7 @@ def _points(accumulator):
     return sorted(by_step.items())
 
 
-def _give_epochs(rows):
+def _give_epochs(rows: Sequence[Row]) -> None:
     """Epochs from a scalar that counts them; or the steps themselves where they are few and follow each other."""
     epoch_tag = next((name for row in rows for name in row.values if meaning_of(name).kind == "epoch"), None)
     for row in rows:
@@ -86,7 +78,7 @@ def _give_epochs(rows):
             epoch = row.values.pop(epoch_tag, epoch)
             row.epoch = epoch
         return
-    steps = [row.step for row in rows if row.values]
+    steps = [row.step for row in rows if row.values and row.step is not None]
     if steps and len(steps) <= 2000 and steps[0] <= 1 and steps[-1] - steps[0] + 1 <= 1.2 * len(steps):
         for row in rows:
             row.epoch, row.step = row.step, None

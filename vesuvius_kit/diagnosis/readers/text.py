@@ -2,8 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vesuvius_kit.diagnosis.readers import console, kit, nnunet, tables
 from vesuvius_kit.diagnosis.readers.decoding import MAX_JSON_LINE
@@ -26,38 +27,20 @@ _NNUNET = "nnU-Net's log"
 
 @dataclass
 class TextLog:
-    """What the lines of a text hold.
-
-    Parameters
-    ----------
-    rows : list of Row
-        In the order of the text.
-    unread : list of str
-        What could not be read.
-    forms : list of str
-        The forms that were met.
-    notes : list of str
-        What was found out.
-    """
+    """What the lines of a text hold."""
 
     rows: list[Row] = field(default_factory=list)
+    """In the order of the text."""
     unread: list[str] = field(default_factory=list)
+    """What could not be read."""
     forms: list[str] = field(default_factory=list)
+    """The forms that were met."""
     notes: list[str] = field(default_factory=list)
+    """What was found out."""
 
 
 def read_text(lines: Iterable[tuple[int, str, bool]]) -> TextLog:
-    """Read a text log.
-
-    Parameters
-    ----------
-    lines : iterable of (int, str, bool)
-        As `split_lines` yields them.
-
-    Returns
-    -------
-    TextLog
-    """
+    """Read a text log, line by line as `split_lines` yields them."""
     reader = _Reader()
     for number, line, is_cut in lines:
         reader.read(number, line, is_cut)
@@ -65,13 +48,16 @@ def read_text(lines: Iterable[tuple[int, str, bool]]) -> TextLog:
 
 
 class _Reader:
-    def __init__(self):
+    """A text log that is being read."""
+
+    def __init__(self) -> None:
         self.log = TextLog()
-        self.table, self.table_start = None, 0
+        self.table: tables.Table | None = None
+        self.table_start = 0
         self.seen = self.since_row = 0
         self.meant = self.others = 0
 
-    def read(self, number, line, is_cut):
+    def read(self, number: int, line: str, is_cut: bool) -> None:
         self.seen += 1
         line = console.last_of_bars(line)
         if self._read_table(number, line, is_cut):
@@ -90,7 +76,7 @@ class _Reader:
             return
         self._put_by(number, line, is_cut)
 
-    def _read_table(self, number, line, is_cut):
+    def _read_table(self, number: int, line: str, is_cut: bool) -> bool:
         """Whether a line belongs to a table: a header, or a row of the one that is being read."""
         if self.table is not None:
             row = self.table.read(line, number, is_cut)
@@ -119,7 +105,7 @@ class _Reader:
         self.table, self.table_start = header, len(self.log.rows)
         return True
 
-    def _end_table(self):
+    def _end_table(self) -> None:
         if self.table is None:
             return
         rows = [row for row in self.log.rows[self.table_start :] if row.source == "table"]
@@ -135,7 +121,7 @@ class _Reader:
                 self.log.notes.append("numbers with a decimal comma")
         self.table = None
 
-    def _read_object(self, number, line):
+    def _read_object(self, number: int, line: str) -> Row | None:
         entry = kit.load_json(line)
         if isinstance(entry, dict):
             record = kit.read_kit_entry(entry)
@@ -147,7 +133,7 @@ class _Reader:
             return self._row_of_mapping(number, entry, "JSON lines")
         return self._read_dictionary(number, line)
 
-    def _read_dictionary(self, number, line):
+    def _read_dictionary(self, number: int, line: str) -> Row | None:
         """A dictionary as Python prints it, as Hugging Face's trainer does."""
         match = _DICTIONARY.search(line)
         if match is None:
@@ -162,14 +148,14 @@ class _Reader:
             return None
         return self._row_of_mapping(number, entry, "printed dictionaries") if isinstance(entry, dict) else None
 
-    def _row_of_mapping(self, number, entry, form):
+    def _row_of_mapping(self, number: int, entry: dict[Any, Any], form: str) -> Row | None:
         row = row_of_mapping(entry, number)
         if row is None or (row.epoch is None and row.step is None):
             return None
         self._meet(form)
         return row
 
-    def _read_case(self, number, line, is_cut):
+    def _read_case(self, number: int, line: str, is_cut: bool) -> Row | None:
         if is_cut and not line.endswith((")", "x")):
             return None
         record = kit.read_case_line(line, number, self.log.unread)
@@ -178,7 +164,7 @@ class _Reader:
         self._meet('lines "Epoch k Train - Loss: ..."')
         return Row(number, epoch=record.get("epoch"), record=record, source="kit")
 
-    def _read_line(self, number, line, is_cut):
+    def _read_line(self, number: int, line: str, is_cut: bool) -> Row | None:
         if "dice" in line.lower() and (row := nnunet.read_dice_line(line, number)) is not None:
             self._meet(_NNUNET)
             return row
@@ -196,11 +182,11 @@ class _Reader:
             self._meet("console")
         return row
 
-    def _meet(self, form):
+    def _meet(self, form: str) -> None:
         if form not in self.log.forms:
             self.log.forms.append(form)
 
-    def _put_by(self, number, line, is_cut, is_meant=False):
+    def _put_by(self, number: int, line: str, is_cut: bool, is_meant: bool = False) -> None:
         if is_cut or is_meant or (len(line) < 20_000 and _MEANT.search(line)):
             self.meant += 1
             if self.meant <= MAX_QUOTED:
@@ -209,7 +195,7 @@ class _Reader:
         else:
             self.others += 1
 
-    def finish(self):
+    def finish(self) -> TextLog:
         self._end_table()
         if self.meant > MAX_QUOTED:
             self.log.unread.append(f"{self.meant - MAX_QUOTED} more lines like these")
@@ -220,7 +206,7 @@ class _Reader:
         return self.log
 
 
-def _fill_epochs(rows):
+def _fill_epochs(rows: Sequence[Row]) -> None:
     """A row without its epoch, as of a rate that was logged at the begin of one, belongs to the next row that has it."""
     epoch = None
     for row in reversed(rows):

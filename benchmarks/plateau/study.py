@@ -1,7 +1,7 @@
 """What caused the plateau: training runs on phantoms, every combination of the three suspects, and the two configurations.
 
-    python benchmarks/plateau_study.py [--folder dist/plateau_study] [--cells NAME ...] [--seeds 0 1 2]
-    python benchmarks/plateau_report.py dist/plateau_study/results
+    python benchmarks/plateau/study.py [--folder dist/plateau_study] [--cells NAME ...] [--seeds 0 1 2]
+    python benchmarks/plateau/report.py dist/plateau_study/results
 
 The first trains what has no result yet, the second writes the table and the figures of what is there.
 
@@ -21,26 +21,32 @@ import time
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from handlers import LegacyHandler, read_foreground
 
-from vesuvius_kit.config import load_config
+from vesuvius_kit.config import RunConfig, config_to_dict, load_config
 from vesuvius_kit.constants import UNLABELLED
 from vesuvius_kit.data.competition import Competition
 from vesuvius_kit.data.patches import PatchDataset
+from vesuvius_kit.diagnosis.hook import hold_raise
 from vesuvius_kit.inference.predict import predict_volume
-from vesuvius_kit.io.volume import read_volume, write_atomically
+from vesuvius_kit.io.atomic import write_atomically
+from vesuvius_kit.io.record import EpochRecord
+from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score
 from vesuvius_kit.models.checkpoint import load_model
 from vesuvius_kit.phantom import write_competition
-from vesuvius_kit.training.loop import train
+from vesuvius_kit.training.epoch import LabelTransform
+from vesuvius_kit.training.loop import Hooks, take_labels, train
 
 logger = logging.getLogger(__name__)
 
 # The case read labels as `label > 0`.
-READINGS = {"foreground": {"loss.unlabelled_as_surface": True}, "ignored": {"loss.unlabelled_as_surface": False}}
+READINGS = {"foreground": read_foreground, "ignored": take_labels}
 VARIANCES = (0.5, 0.0)
 HANDLERS = ("legacy", "bounded")
 CONFIGS = {"v5": "config_v5_variance_focused", "v6": "config_v6_fix_plateau"}
@@ -106,56 +112,64 @@ class Scale:
         }
 
 
-def list_cells() -> dict:
-    """Return the settings of each cell by its name: a configuration, and what is changed in it.
+class Cell(NamedTuple):
+    """One combination of the suspects: a configuration with its changes, a reading of the labels, a handler."""
 
-    Returns
-    -------
-    dict of str to (str, dict)
-    """
+    config: str
+    changes: dict[str, Any]
+    label: str
+    handler: str
+
+
+def list_cells() -> dict[str, Cell]:
+    """Return the cells of the study by their names."""
     cells = {}
     for label, variance, handler in product(READINGS, VARIANCES, HANDLERS):
-        changes = {"loss.variance_weight": variance, "lr.handler": handler, "lr.schedule": "constant"}
-        cells[f"{label}-variance{variance:g}-{handler}"] = (
-            "v5",
-            {**changes, **READINGS[label], "train.swa_start_epoch": 0},
-        )
-    for label, name in product(READINGS, CONFIGS):
-        cells[f"{label}-{name}"] = (name, {**READINGS[label], "lr.handler": "legacy" if name == "v5" else "bounded"})
+        changes = {"loss.variance_weight": variance, "lr.schedule": "constant", "train.swa_start_epoch": 0}
+        cells[f"{label}-variance{variance:g}-{handler}"] = Cell("v5", changes, label, handler)
+    for label in READINGS:
+        # The handler of the case did not hold its rate back while weights were averaged.
+        cells[f"{label}-v5"] = Cell("v5", {"train.swa_learning_rate": None}, label, "legacy")
+        cells[f"{label}-v6"] = Cell("v6", {}, label, "bounded")
     return cells
 
 
-def configure(name: str, seed: int, folder, scale: Scale):
-    """Return the configuration of one run.
-
-    Parameters
-    ----------
-    name : str
-        A cell of `list_cells`.
-    seed : int
-        Of weights, patches and the split; the same for all cells.
-    folder : str or Path
-        Of the study.
-    scale : Scale
-        Of the study.
-
-    Returns
-    -------
-    RunConfig
-    """
-    config, changes = list_cells()[name]
-    theirs = load_config(CONFIGS[config]).train.learning_rate
-    # The cells without averaging have no rate for it, and the legacy handlers are not held back by one.
+def configure(name: str, seed: int, folder: Path | str, scale: Scale) -> RunConfig:
+    """Return the configuration of one run: a cell of `list_cells`, with the seed of weights, patches and the split."""
+    cell = list_cells()[name]
+    theirs = load_config(CONFIGS[cell.config]).train.learning_rate
+    # The cells without averaging have no rate for it.
     rate = scale.rate if len(name.split("-")) == 3 else theirs * scale.rate / V6_RATE
     paths = {"data": str(Path(folder) / "data"), "output": str(run_folder(folder, name, seed)), "train.seed": seed}
-    return load_config(CONFIGS[config], {**scale.overrides(), "train.learning_rate": rate, **changes, **paths})
+    changes = {**scale.overrides(), "train.learning_rate": rate, **cell.changes, **paths}
+    return load_config(CONFIGS[cell.config], changes)
 
 
-def run_folder(folder, name, seed):
+def make_hooks(name: str) -> Hooks:
+    """Return what a cell injects into the training: its reading of the labels, and its handler of the learning rate."""
+    cell = list_cells()[name]
+    label_transform = READINGS[cell.label]
+    if cell.handler == "bounded":
+        return Hooks(hold_raise, label_transform=label_transform)
+    made: list[LegacyHandler] = []
+
+    def make_legacy(config: RunConfig) -> LegacyHandler:
+        settings = config_to_dict(config.lr)
+        del settings["allow_raise"]
+        made.append(LegacyHandler(config.train.learning_rate, n_epochs=config.train.num_epochs, **settings))
+        return made[-1]
+
+    def show_gradient(record: EpochRecord) -> None:
+        made[-1].see_gradient(record.train["gradient_norm"])
+
+    return Hooks(on_validated=show_gradient, make_controller=make_legacy, label_transform=label_transform)
+
+
+def run_folder(folder: Path | str, name: str, seed: int) -> Path:
     return Path(folder) / "runs" / f"{name}_{seed}"
 
 
-def result_path(folder, name, seed):
+def result_path(folder: Path | str, name: str, seed: int) -> Path:
     return Path(folder) / "results" / f"{name}_{seed}.json"
 
 
@@ -198,13 +212,13 @@ def run_study(folder, cells=None, seeds=SEEDS, scale: Scale = Scale()) -> list[P
             continue
         started = time.monotonic()
         config = configure(name, seed, folder, scale)
-        train(config)
+        train(config, hooks=make_hooks(name))
         result = {
             "cell": name,
             "seed": seed,
             "base_rate": config.train.learning_rate,
             "curves": read_curves(Path(config.output) / "fold_0" / "log.jsonl"),
-            "best_constant": find_best_constant(config),
+            "best_constant": find_best_constant(config, READINGS[list_cells()[name].label]),
             "held_out": judge(Path(config.output), folder, path.with_suffix(".npz"), scale),
             "seconds": round(time.monotonic() - started, 1),
         }
@@ -236,13 +250,15 @@ def read_curves(log) -> dict:
     }
 
 
-def find_best_constant(config) -> dict:
+def find_best_constant(config: RunConfig, read_labels: LabelTransform) -> dict[str, float]:
     """Return the lowest validation loss that an output without any information can have: the same value everywhere.
 
     Parameters
     ----------
     config : RunConfig
-        Of a run; its fold 0, its loss and its reading of the labels count.
+        Of a run; its fold 0 and its loss count.
+    read_labels : callable
+        How the run reads labels.
 
     Returns
     -------
@@ -262,9 +278,7 @@ def find_best_constant(config) -> dict:
         max_unlabelled_fraction=config.patches.max_unlabelled_fraction,
         seed=config.train.seed,
     )
-    labels = torch.stack([torch.as_tensor(patches[index]["label"]) for index in range(count)])
-    if config.loss.unlabelled_as_surface:
-        labels = (labels > 0).to(labels.dtype)
+    labels = read_labels(torch.stack([torch.as_tensor(patches[index]["label"]) for index in range(count)]))
     loss = WeightedLoss(
         config.loss.weights(),
         focal_gamma=config.loss.focal_gamma,
@@ -315,7 +329,7 @@ def judge(run, folder, slices_path, scale: Scale) -> list[dict]:
             "truth_share": float(truth.mean()),
             "output_mean": float(probability.mean()),
             "output_std": float(probability.std()),
-            # Where nobody looked and where somebody did: a network that learnt to mark label 2 tells them apart.
+            # Unlabelled and labelled voxels: a network that learnt to mark label 2 tells them apart.
             "output_mean_labelled": float(labelled.mean()),
             "auc": area_under_curve(probability, truth),
         }

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import shutil
 import sys
@@ -9,43 +8,43 @@ import numpy as np
 import pytest
 
 from vesuvius_kit.kaggle.execute import execute_notebook
+from vesuvius_kit.training.learning_rate import BoundedLR
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CELLS = ["foreground-variance0.5-legacy", "ignored-v6"]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+sys.path.insert(0, str(BENCHMARKS / "plateau"))
+import handlers  # noqa: E402
+import report  # noqa: E402
+import study  # noqa: E402
 
-
-study, report = load("plateau_study"), load("plateau_report")
 TINY = study.Scale(chunk=48, train_chunks=4, initial_filters=2, depth=1, patch=16, epochs=2, steps=2)
 
 
 def test_the_cells_are_every_combination_and_the_two_configurations(tmp_path):
     configs = {name: study.configure(name, 1, tmp_path, study.Scale()) for name in study.list_cells()}
     assert len(configs) == 12
+    hooks = {name: study.make_hooks(name) for name in configs}
     seen = {
-        (config.loss.variance_weight, config.lr.handler, config.loss.unlabelled_as_surface)
+        (config.loss.variance_weight, hooks[name].on_validated is None, hooks[name].label_transform)
         for name, config in configs.items()
         if "variance" in name
     }
     assert len(seen) == 8
     for name, config in configs.items():
-        assert name.startswith("foreground" if config.loss.unlabelled_as_surface else "ignored")
+        assert name.startswith("foreground" if hooks[name].label_transform is handlers.read_foreground else "ignored")
         if "variance" in name:
             # All else is the same.
             assert (config.loss.dice_weight, config.loss.focal_weight, config.loss.boundary_weight) == (0.3, 0.15, 0.05)
             assert config.train.learning_rate == study.Scale().rate
             assert config.lr.schedule == "constant"
     v5, v6 = configs["ignored-v5"], configs["ignored-v6"]
-    assert (v5.loss.variance_weight, v5.lr.schedule, v5.lr.handler) == (0.5, "warm_restarts", "legacy")
-    assert (v6.loss.variance_weight, v6.lr.schedule, v6.lr.handler) == (0.0, "plateau", "bounded")
+    assert (v5.loss.variance_weight, v5.lr.schedule) == (0.5, "warm_restarts")
+    assert (v6.loss.variance_weight, v6.lr.schedule) == (0.0, "plateau")
+    made = {name: hooks[name].make_controller(configs[name]) for name in ("ignored-v5", "ignored-v6")}
+    assert isinstance(made["ignored-v5"], handlers.LegacyHandler)
+    assert isinstance(made["ignored-v6"], BoundedLR)
     assert v6.train.learning_rate == pytest.approx(10 * v5.train.learning_rate)
 
 
@@ -53,11 +52,11 @@ def test_a_tiny_study_runs_goes_on_and_makes_table_and_figures(tmp_path, capsys,
     trained = []
     train = study.train
 
-    def stop_at_the_second(config):
+    def stop_at_the_second(config, hooks):
         trained.append(config)
         if len(trained) == 2:
             raise KeyboardInterrupt
-        return train(config)
+        return train(config, hooks=hooks)
 
     monkeypatch.setattr(study, "train", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -132,7 +131,7 @@ def test_an_effect_is_the_difference_of_cells_that_differ_in_one_suspect():
 def test_the_best_constant_is_a_loss_that_a_constant_output_has(tmp_path):
     config = study.configure("foreground-variance0.5-legacy", 0, tmp_path, TINY)
     study.write_competition(tmp_path / "data", train=4, test=0, shape=48, train_styles=study.TRAIN_STYLES, deprecated=0)
-    constant = study.find_best_constant(config)
+    constant = study.find_best_constant(config, handlers.read_foreground)
     assert 0.02 <= constant["output"] <= 0.98
     # The variance term of a constant is 1 and weighs 0.5; dice, focal and boundary add to that.
     assert 0.5 < constant["loss"] < 1

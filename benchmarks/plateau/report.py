@@ -1,6 +1,6 @@
 """Table and figures of the plateau study from its results: see ``plateau_study.py``.
 
-    python benchmarks/plateau_report.py RESULTS [--output docs/images]
+    python benchmarks/plateau/report.py RESULTS [--output docs/images]
 
 RESULTS is the study's folder ``results``, or a file that holds their lines one after the other.
 """

@@ -1,9 +1,14 @@
-"""The handlers of the plateau case, whose rates ran away: FOR THE STUDY ALONE, so that the failure can be repeated."""
+"""What the plateau case did wrong, so that the failure can be repeated: its learning-rate handlers, and its reading of labels.
+
+Never use any of it to train a network. `vesuvius_kit.training.loop.Hooks` brings it into a run.
+"""
 
 import logging
 import math
+from typing import Any
 
-from vesuvius_kit.checks import check_choice
+from torch import Tensor
+
 from vesuvius_kit.training.learning_rate import RAISE_SCALES, BoundedLR, check_state, copy_state
 
 logger = logging.getLogger(__name__)
@@ -16,6 +21,11 @@ COMPOUNDING_SCALE = 2.5
 LEGACY_PATIENCE = 3
 # The norms it took for small were 0.04 to 0.06; a phantom's healthy run has 0.2 to 0.4.
 LEGACY_SMALL_GRADIENT = 0.1
+
+
+def read_foreground(labels: Tensor) -> Tensor:
+    """Return labels read as ``label > 0``: unlabelled voxels count as surface."""
+    return (labels > 0).to(labels.dtype)
 
 
 class LegacyHandler:
@@ -35,20 +45,15 @@ class LegacyHandler:
 
     Parameters
     ----------
-    base_lr : float
+    base_lr
         The configured rate, above 0.
-    compounding : bool
+    compounding
         The repaired handler instead of the first.
     **settings
         Of `BoundedLR`, for the base schedule and `mode`; what concerns raises is not used.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        A setting of the wrong kind or outside its range.
     """
 
-    def __init__(self, base_lr: float, *, compounding: bool = False, **settings):
+    def __init__(self, base_lr: float, *, compounding: bool = False, **settings: Any) -> None:
         # A cap of 1 leaves the bare schedule.
         self._base = BoundedLR(base_lr, **{**settings, "max_factor": 1.0})
         self._sign = -1.0 if settings.get("mode", "min") == "max" else 1.0
@@ -85,40 +90,16 @@ class LegacyHandler:
         return self._base.rate if self._raised_rate is None else self._raised_rate
 
     @property
-    def interventions(self) -> list[dict]:
+    def interventions(self) -> list[dict[str, Any]]:
         """Every raise so far, as `BoundedLR.interventions`; multiple is of the base rate."""
         return copy_state(self._interventions)
 
     def see_gradient(self, norm: float) -> None:
-        """Take note of the epoch's gradient, before `step`.
-
-        Parameters
-        ----------
-        norm : float
-            Mean norm of the gradient before clipping.
-        """
+        """Take note of the mean norm of the epoch\'s gradient before clipping; before `step`."""
         self._gradient_norm = float(norm)
 
-    def step(self, metric: float, allow_raise: bool = True) -> float:
-        """End the epoch that runs and return the rate of the next.
-
-        Parameters
-        ----------
-        metric : float
-            What the epoch achieved; may be NaN or infinite.
-        allow_raise : bool
-            Not used: this handler asks nobody.
-
-        Returns
-        -------
-        float
-            Also `rate`, from now on.
-
-        Raises
-        ------
-        InputTypeError
-            `metric` is not a number.
-        """
+    def step(self, metric: float, allow_raise: object = True) -> float:
+        """End the epoch that runs and return the rate of the next. ``allow_raise`` is not used: this handler asks nobody."""
         ended, before = self.epoch, self.rate
         self._base.step(metric)
         cost = self._sign * float(metric)
@@ -151,19 +132,8 @@ class LegacyHandler:
         )
         return self.rate
 
-    def rollback(self, state: dict) -> None:
-        """Leave the rate where it is: this handler knew no way back.
-
-        Parameters
-        ----------
-        state : dict
-            What `state_dict` returned at the time the run goes back to.
-
-        Raises
-        ------
-        InputTypeError, InputValueError
-            As `load_state_dict`.
-        """
+    def rollback(self, state: dict[str, Any]) -> None:
+        """Leave the rate where it is: this handler knew no way back."""
         check_state(state, _LEGACY_STATE)
 
     def forget_best(self) -> None:
@@ -172,29 +142,13 @@ class LegacyHandler:
         self._best = None
         self._stale_epochs = self._raises_in_plateau = 0
 
-    def state_dict(self) -> dict:
-        """Return the state: plain types that JSON keeps exactly.
-
-        Returns
-        -------
-        dict
-        """
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: plain types that JSON keeps exactly."""
         own = {name: copy_state(getattr(self, f"_{name}")) for name in _LEGACY_STATE if name != "base"}
         return {"base": self._base.state_dict(), **own}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go on where `state` was saved.
-
-        Parameters
-        ----------
-        state : dict
-            What `state_dict` returned.
-
-        Raises
-        ------
-        InputTypeError, InputValueError
-            Not a mapping, or not the state of such a handler.
-        """
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was saved."""
         check_state(state, _LEGACY_STATE)
         self._base.load_state_dict(state["base"])
         for name in _LEGACY_STATE[1:]:
@@ -202,13 +156,3 @@ class LegacyHandler:
 
 
 _LEGACY_STATE = ("base", "best", "stale_epochs", "raises_in_plateau", "raised_rate", "interventions")
-
-
-HANDLERS = ("bounded", "legacy", "legacy_compounding")
-
-
-def make_lr(handler: str, base_lr: float, **settings):
-    """Return the controller of a run."""
-    if check_choice("handler", handler, HANDLERS) == "bounded":
-        return BoundedLR(base_lr, **settings)
-    return LegacyHandler(base_lr, compounding=handler == "legacy_compounding", **settings)

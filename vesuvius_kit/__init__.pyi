@@ -1,0 +1,53 @@
+"""The public names; each is loaded when it is first used."""
+
+import pathlib
+
+from .checks import InputError as InputError
+from .config import RunConfig as RunConfig
+from .config import config_to_dict as config_to_dict
+from .config import load_config as load_config
+from .console import Progress as Progress
+from .constants import BACKGROUND as BACKGROUND
+from .constants import SURFACE as SURFACE
+from .constants import UNLABELLED as UNLABELLED
+from .data.competition import Competition as Competition
+from .data.patches import PatchDataset as PatchDataset
+from .diagnosis import Diagnosis as Diagnosis
+from .diagnosis import diagnose as diagnose
+from .inference.archive import list_images as list_images
+from .inference.archive import pack_submission as pack_submission
+from .inference.archive import validate_submission as validate_submission
+from .inference.predict import predict_volume as predict_volume
+from .inference.submission import postprocess_folder as postprocess_folder
+from .inference.submission import predict_folder as predict_folder
+from .inference.submission import write_submission as write_submission
+from .io.volume import read_volume as read_volume
+from .io.volume import write_volume as write_volume
+from .losses import WeightedLoss as WeightedLoss
+from .metrics import LeaderboardScore as LeaderboardScore
+from .metrics import betti_matching_counts as betti_matching_counts
+from .metrics import betti_matching_features as betti_matching_features
+from .metrics import leaderboard_score as leaderboard_score
+from .metrics import score_folder as score_folder
+from .metrics import surface_dice as surface_dice
+from .metrics import variation_of_information as variation_of_information
+from .models import create_model as create_model
+from .models import list_models as list_models
+from .models.checkpoint import load_model as load_model
+from .models.checkpoint import save_checkpoint as save_checkpoint
+from .phantom import Phantom as Phantom
+from .phantom import make_phantom as make_phantom
+from .phantom import write_competition as write_competition
+from .postprocess import load_pipeline as load_pipeline
+from .postprocess import make_mask as make_mask
+from .postprocess import run_pipeline as run_pipeline
+from .postprocess import simple_mask as simple_mask
+from .postprocess import topo_postprocess as topo_postprocess
+from .postprocess.files import load_probability as load_probability
+from .training.learning_rate import BoundedLR as BoundedLR
+
+__version__: str
+
+def train(
+    config: RunConfig, *, fresh: bool = False, resume_from: pathlib.Path | str | None = None, progress: Progress = ...
+) -> pathlib.Path: ...

@@ -1,0 +1,1 @@
+"""The competition's folder, and the patches that are trained on."""

@@ -1,0 +1,1 @@
+"""From volumes to probabilities, masks and a submission: windows, TTA, ensembles, workers and the time budget."""

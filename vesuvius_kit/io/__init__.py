@@ -1,0 +1,1 @@
+"""Files: TIFF volumes, listings, atomic writes, locks, and the record of a run."""
