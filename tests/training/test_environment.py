@@ -85,7 +85,7 @@ def test_what_accelerate_launch_sets_by_itself_goes_on_to_work(monkeypatch):
     assert accelerator.gradient_accumulation_steps == 1
     assert {name: os.environ[name] for name in launched} == launched
     with pytest.raises(InputValueError, match="ACCELERATE_USE_CPU"):
-        processes._ask_for_processor("cuda:0")
+        processes._ask_for_cpu("cuda:0")
 
 
 def test_no_variable_that_accelerate_knows_reaches_it(monkeypatch):
