@@ -1,4 +1,4 @@
-"""What the competition and the field fix: label values, settings of the score, the bound of the learning rate."""
+"""What the competition and the field fix: label values, settings of the score, the loss's components, the bound of the rate."""
 
 BACKGROUND = 0
 """Label of a voxel that is annotated and not surface."""
@@ -17,3 +17,6 @@ VOI_ALPHA = 0.3
 
 MAX_FACTOR = 5.0
 """The learning rate never passes this many times its base."""
+
+COMPONENTS = ("boundary", "cldice", "connectivity", "cross_entropy", "dice", "focal", "variance")
+"""Names of the components of a loss, as `WeightedLoss`, the settings and the log use them."""

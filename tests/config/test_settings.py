@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ import yaml
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
 from vesuvius_kit.config import (
+    ModelConfig,
     PostprocessConfig,
+    PredictConfig,
     RunConfig,
+    ScheduleConfig,
     changed_settings,
     config_to_dict,
     config_to_yaml,
@@ -372,3 +376,67 @@ def test_parameters_that_do_not_apply_are_refused():
         make_mask(probability, "raw", {"hysteresis_threshold": {"threshold": 1}})
     with pytest.raises(InputValueError, match=r"steps must have parameters by name for hysteresis_threshold, got 0\.3"):
         make_mask(probability, "raw", {"hysteresis_threshold": 0.3})
+
+
+def test_values_of_python_are_taken_for_what_they_are(tmp_path):
+    config = load_config(None, {"data": tmp_path, "model.options.depth": np.int64(3), "patches.size": np.int64(32)})
+    assert (config.data, config.model.options, config.patches.size) == (str(tmp_path), {"depth": 3}, (32, 32, 32))
+    assert RunConfig(folds=np.int64(1)).folds == [1]
+    assert PredictConfig(window=96).window == (96, 96, 96)
+    for call in (lambda: PredictConfig(tta="all"), lambda: ScheduleConfig(schedule="rising")):
+        with pytest.raises(InputValueError, match="must be one of"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("predict.views", "it is predict.tta now"),
+        ("postprocess.t_low", "given as postprocess.steps"),
+        ("lr.handler", "the rate is always bounded"),
+    ],
+)
+def test_what_has_another_name_now_says_so(key, reason, tmp_path):
+    with pytest.raises(InputValueError, match=rf"^--{key} must be left out: .*{reason}"):
+        load_config(None, {key: "1"})
+    (tmp_path / "old.yaml").write_text(f"{key}: 1\n")
+    with pytest.raises(InputValueError, match=rf"old\.yaml, line 1: {key} must be left out: .*{reason}"):
+        load_config(tmp_path / "old.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.options.a", "1", "--model.options.a.b", "2"], "--model.options.a.b must name an entry of a mapping"),
+        (["--loss", "{dice_weight: 1" + " " * 5000 + "}"], None),
+        (["--train.num-epochs", "7"], None),
+        (["--train.num_epochs="], "--train.num_epochs must be followed by its value, got nothing"),
+        (["-n", "3"], "option must be one of this command's, got -n"),
+        (["--train.num_epoch", "3"], r"did you mean --train\.num_epochs\?"),
+    ],
+)
+def test_words_of_a_command_line(words, message):
+    parser = SettingsParser({"": RunConfig}, reads_files=True)
+    if message is None:
+        assert parser.read_words(words) == []
+        assert parser.build()
+    else:
+        with pytest.raises(InputValueError, match=message):
+            parser.read_words(words)
+
+
+def test_switches_and_options_of_several_words():
+    options = {"fresh": bool, "checkpoints": Sequence[str], "skip_invalid": bool}
+    parser = SettingsParser({}, options)
+    assert parser.read_words(["a", "--checkpoints", "b", "c", "--skip-invalid", "d"]) == ["a", "d"]
+    assert parser.values == {"checkpoints": ["b", "c"], "skip_invalid": True}
+    for words in (["--fresh=true"], ["--checkpoints"], ["--checkpoints", "--fresh"]):
+        with pytest.raises(InputValueError, match="must"):
+            SettingsParser({}, options).read_words(words)
+
+
+def test_text_that_another_reader_might_misread_is_written_in_quotes(tmp_path):
+    options = {"a": "1e-3", "b": "0o17", "c": "no", "d": "plain words", "e": "", "f": "~", "g": "a: b"}
+    config = RunConfig(model=ModelConfig(options=options))
+    (tmp_path / "written.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "written.yaml") == config

@@ -1,13 +1,12 @@
 """One reader for every YAML of the kit: row A7 of the public reports, and its kind."""
 
 import time
-from typing import Any, Literal
 
 import pytest
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError
 from vesuvius_kit.config import config_to_dict, load_config
-from vesuvius_kit.config.yaml_file import convert_value, load_yaml, parse_document, read_document
+from vesuvius_kit.config.yaml_file import load_yaml, read_document
 
 
 def write(folder, content):
@@ -42,49 +41,6 @@ def test_a_step_s_parameter_and_the_settings_beside_a_checkpoint_go_through_the_
     settings, problems = _read_config(write(tmp_path, "n_folds: 3\nn_folds: 4"))
     assert settings is None
     assert "n_folds must be given once" in problems[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "expected"),
-    [
-        ("train: {learning_rate: 1e-3}", "train.learning_rate", 1e-3),
-        ("train: {learning_rate: 1E+1}", "train.learning_rate", 10.0),
-        ("train: {learning_rate: .5e-3}", "train.learning_rate", 5e-4),
-        ("train: {learning_rate: 1}", "train.learning_rate", 1.0),
-        ("train: {num_epochs: 1_000}", "train.num_epochs", 1000),
-        ("train: {num_epochs: '12'}", "train.num_epochs", 12),
-        ("train: {budget: 600}", "train.budget", "600"),
-        ("lr: {allow_raise: no}", "lr.allow_raise", False),
-        ("lr: {allow_raise: Off}", "lr.allow_raise", False),
-        ("lr: {allow_raise: yes}", "lr.allow_raise", True),
-        ("predict: {tta: none}", "predict.tta", "none"),
-        ("output: on", "output", "on"),
-        ("output: 017", "output", "017"),
-        ("output: 2024_01", "output", "2024_01"),
-        ("output: 2024-01-01", "output", "2024-01-01"),
-        ("output: 1:30", "output", "1:30"),
-        ("data: 12", "data", "12"),
-        ("data: 'null'", "data", "null"),
-        ("train:\n# num_epochs: 3\n", "train.num_epochs", 100),
-        ("patches: {size: [64, 32, 16]}", "patches.size", (64, 32, 16)),
-        ("\ufeffn_folds: 3", "n_folds", 3),
-        ("n_folds: 3".encode("utf-16"), "n_folds", 3),
-        ("n_folds: 3".encode("utf-32"), "n_folds", 3),
-        ("n_folds: 3\r\nfolds: [1]\r\n", "n_folds", 3),
-        (
-            "x: &it {num_epochs: 7}\n".replace("x", "patches").replace("num_epochs: 7", "per_volume: 7"),
-            "patches.per_volume",
-            7,
-        ),
-        ("patches: &p {per_volume: 7}\ntrain: {<<: {num_epochs: 5, seed: 1}, seed: 2}", "train.seed", 2),
-    ],
-)
-def test_a_word_means_what_the_setting_s_type_makes_of_it(tmp_path, text, key, expected):
-    value = load_config(write(tmp_path, text))
-    for part in key.split("."):
-        value = getattr(value, part)
-    assert value == expected
-    assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -204,12 +160,8 @@ def test_untyped_values_keep_their_kind_and_refuse_what_reads_two_ways(tmp_path)
     document = read_document(write(tmp_path, "a: [1, 2.5, true, null, text, '1', 1e3]\nb: no\n"))
     assert document.value == {"a": [1, 2.5, True, None, "text", "1", 1000.0], "b": "no"}
     assert document.place(("b",)) == f"{tmp_path / 'mine.yaml'}, line 2: "
-    assert convert_value(Any, document, ("a", 1), "a") == 2.5
-    assert convert_value(bool, document, ("b",), "b") is False
     with pytest.raises(InputValueError, match=r"line 2: b must be spelt .*, got no"):
         load_yaml(tmp_path / "mine.yaml")
-    with pytest.raises(InputValueError, match="x must be one of p, q, got r"):
-        convert_value(Literal["p", "q"], parse_document("r", ""), (), "x")
 
 
 def test_what_the_kit_writes_it_reads_back_to_the_last_bit(tmp_path):
@@ -224,3 +176,10 @@ def test_what_the_kit_writes_it_reads_back_to_the_last_bit(tmp_path):
     }
     config = load_config(None, {**changes, "model.options": {"upsampling": "nearest", "depth": 2}})
     assert config_to_dict(load_config(write(tmp_path, config_to_yaml(config)))) == config_to_dict(config)
+
+
+def test_what_a_mapping_says_itself_replaces_what_it_merges(tmp_path):
+    document = read_document(write(tmp_path, "base: &b {a: no, c: }\nmine:\n  <<: *b\n  a: 1\n  c: {d: 2}\n"))
+    assert document.value["mine"] == {"a": 1, "c": {"d": 2}}
+    document.require_plain(("mine",))
+    assert document.words.get(("mine", "c")) is None

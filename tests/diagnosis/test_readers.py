@@ -43,17 +43,18 @@ def make_curve(n_epochs=12):
 
 def assert_read(run, curve, holds, shift):
     """Every number that the form holds is back, at its epoch."""
-    assert [line["epoch"] for line in run.lines] == [row["epoch"] + shift for row in curve]
-    for line, row in zip(run.lines, curve, strict=True):
-        for key, found in (("train", line.get("train", {})), ("val", line.get("validation", {}))):
+    assert [record.epoch for record in run.records] == [row["epoch"] + shift for row in curve]
+    for record, row in zip(run.records, curve, strict=True):
+        for key, found in (("train", record.train), ("val", record.validation)):
             if key in holds:
-                assert math.isclose(found["loss"], row[key], rel_tol=1e-5, abs_tol=1e-7), (key, line, row)
+                assert math.isclose(found["loss"], row[key], rel_tol=1e-5, abs_tol=1e-7), (key, record, row)
             else:
-                assert "loss" not in found, (key, line)
+                assert "loss" not in found, (key, record)
         if "rate" in holds:
-            assert math.isclose(line["rate"], row["rate"], rel_tol=1e-5), (line, row)
+            assert math.isclose(record.rate, row["rate"], rel_tol=1e-5), (record, row)
         if "dice" in holds:
-            assert any(math.isclose(value, row["dice"], rel_tol=1e-5) for value in line["scores"].values()), (line, row)
+            scores = record.scores.values()
+            assert any(math.isclose(value, row["dice"], rel_tol=1e-5) for value in scores), (record, row)
 
 
 @pytest.mark.parametrize("n_epochs", [3, 4, 5, 12])
@@ -226,7 +227,7 @@ def test_batches_whose_loss_is_exactly_zero(every, found):
         for batch in range(30)
     )
     assert faults_of(diagnose_text(text)) == ["zero_batches"] * found
-    assert len(read_text(text)[0].lines[0]["batches"]) == 30
+    assert len(read_text(text)[0].records[0].batches) == 30
 
 
 def test_losses_that_print_as_zero_because_they_are_small_are_no_fault():
@@ -340,7 +341,7 @@ def test_scores_that_part_are_over_fitting_where_no_validation_loss_is_told():
 @pytest.mark.parametrize("name", ["IoU", "mIoU", "Mean IoU", "val IoU", "valIoU", "Validation/mIoU", "MIoU"])
 def test_an_intersection_over_union_is_a_score_however_it_is_spelled(name):
     run = read_text("".join(f"Epoch {n}/9 loss: {0.9 - n / 20:.3f}, {name}: {n / 20:.3f}\n" for n in range(1, 9)))[0]
-    ((label, value),) = run.lines[-1]["scores"].items()
+    ((label, value),) = run.records[-1].scores.items()
     assert (label, value) == (name, 0.4)
     assert meaning_of(name).overlap
 
@@ -351,8 +352,8 @@ def test_a_split_before_the_word_epoch_holds_for_the_line():
         for n in range(1, 8)
     )
     run = read_text(text)[0]
-    assert [line["train"]["loss"] for line in run.lines] == [round(0.9 - n / 20, 3) for n in range(1, 8)]
-    assert [line["validation"]["loss"] for line in run.lines] == [round(1 - n / 20, 3) for n in range(1, 8)]
+    assert [record.train["loss"] for record in run.records] == [round(0.9 - n / 20, 3) for n in range(1, 8)]
+    assert [record.validation["loss"] for record in run.records] == [round(1 - n / 20, 3) for n in range(1, 8)]
 
 
 def test_the_final_line_of_an_epoch_outdoes_its_batches_and_an_epoch_that_was_begun_is_none():
@@ -363,9 +364,9 @@ def test_the_final_line_of_an_epoch_outdoes_its_batches_and_an_epoch_that_was_be
         for n in range(7)
     )
     run = read_text(text + "Epoch 7/300 0/100 loss: 0.01 time 4.5s\n")[0]
-    assert [line["epoch"] for line in run.lines] == list(range(7))
-    assert [line["train"]["loss"] for line in run.lines] == [round(0.9 - n / 20, 3) for n in range(7)]
-    assert run.lines[-1]["scores"]["validation Dice_TC"] == 0.6
+    assert [record.epoch for record in run.records] == list(range(7))
+    assert [record.train["loss"] for record in run.records] == [round(0.9 - n / 20, 3) for n in range(7)]
+    assert run.records[-1].scores["validation Dice_TC"] == 0.6
     assert any("epoch 7 was begun" in note for note in run.notes)
 
 
@@ -377,9 +378,9 @@ def test_of_bars_that_ran_together_the_last_counts(n_bars):
         text += f"Epoch {n}/100\n" + "".join(f"  {k}/500 {bar}" for k in range(1, n_bars + 1))
         text += f" 500/500 [==========] - 12s 60ms/step - loss: {1 - n / 20:.3f} - dice_score: {n / 10} - val_loss: 0.{n}5\n"
     run = read_text(text)[0]
-    assert [line["epoch"] for line in run.lines] == list(range(1, 8))
-    assert [line["train"]["loss"] for line in run.lines] == [round(1 - n / 20, 3) for n in range(1, 8)]
-    assert run.lines[-1]["scores"]["dice_score"] == 0.7
+    assert [record.epoch for record in run.records] == list(range(1, 8))
+    assert [record.train["loss"] for record in run.records] == [round(1 - n / 20, 3) for n in range(1, 8)]
+    assert run.records[-1].scores["dice_score"] == 0.7
 
 
 def test_bars_that_validate_are_of_the_validation():
@@ -389,8 +390,8 @@ def test_bars_that_validate_are_of_the_validation():
         for n in range(1, 8)
     )
     run = read_text(text)[0]
-    assert [line["validation"]["loss"] for line in run.lines] == [round(1.1 - n / 20, 3) for n in range(1, 8)]
-    assert run.lines[-1]["scores"] == {"train dice": 0.7, "validation dice": 0.75}
+    assert [record.validation["loss"] for record in run.records] == [round(1.1 - n / 20, 3) for n in range(1, 8)]
+    assert run.records[-1].scores == {"train dice": 0.7, "validation dice": 0.75}
 
 
 def test_what_a_batch_costs_in_seconds_is_no_loss():
@@ -401,8 +402,8 @@ def test_what_a_batch_costs_in_seconds_is_no_loss():
         for n in range(1, 8)
     )
     run = read_text(text)[0]
-    assert [line["train"]["loss"] for line in run.lines] == [round(1 - n / 20, 3) for n in range(1, 8)]
-    assert run.lines[-1]["scores"]["validation mIoU"] == 0.7
+    assert [record.train["loss"] for record in run.records] == [round(1 - n / 20, 3) for n in range(1, 8)]
+    assert run.records[-1].scores["validation mIoU"] == 0.7
     assert not any("cost" in role for role in run.roles)
 
 
@@ -410,7 +411,7 @@ def test_the_best_epoch_of_a_fold_is_not_begun_again():
     fold = "".join(f"Epoch {n}/50 | Train: loss={1 - n / 20:.3f} dice=0.{n}1\n" for n in range(1, 9))
     told = "Fold done!\n   Best Val Dice: 0.9325 (epoch 41)\n   Test Dice: 0.8908\n"
     runs = read_text(fold + told + fold + told)
-    assert [len(run.lines) for run in runs] == [8, 8]
+    assert [len(run.records) for run in runs] == [8, 8]
     assert not any("was begun" in note for run in runs for note in run.notes)
 
 
@@ -421,8 +422,8 @@ def test_a_validation_without_its_step_was_made_at_the_step_before_it():
         for k in range(1, 9)
     )
     run = read_text(text)[0]
-    assert [line["scores"]["validation mIoU"] for line in run.lines] == [0.1, 0.2, 0.3, 0.4]
-    assert math.isclose(run.lines[0]["train"]["loss"], (0.95 + 0.9) / 2)
+    assert [record.scores["validation mIoU"] for record in run.records] == [0.1, 0.2, 0.3, 0.4]
+    assert math.isclose(run.records[0].train["loss"], (0.95 + 0.9) / 2)
 
 
 # --- several files, other kinds of files -----------------------------------------------------------------------------
@@ -435,7 +436,7 @@ def test_training_that_was_continued_in_a_second_log_is_one_run(tmp_path):
     (tmp_path / "fold_0" / "training_log_2024_9_9_21_09_02.txt").write_text(FORMS["nnunet 2"][0](curve[10:]))
     for place in (tmp_path, tmp_path / "fold_0"):
         run = read_runs(place)[0]
-        assert [line["epoch"] for line in run.lines] == list(range(20))
+        assert [record.epoch for record in run.records] == list(range(20))
         assert "2 logs of one folder" in run.notes[0]
 
 
@@ -497,7 +498,7 @@ def test_a_log_by_steps_is_divided_by_its_validations():
         for step in range(0, 2000, 20)
     )
     run = read_text(text)[0]
-    assert len(run.lines) == 20
+    assert len(run.records) == 20
     assert any("no epochs in this log" in note for note in run.notes)
 
 
@@ -516,7 +517,7 @@ def test_a_log_of_two_epochs_is_divided_only_by_what_is_finer(names, every, epoc
         if tenth % every == 0:
             history += [place | {name: 0.61 * 0.9**tenth} for name in names]
     (run,) = read_text(json.dumps({"global_step": 200, "log_history": history}), "trainer_state.json")
-    assert [line["epoch"] for line in run.lines] == epochs
+    assert [record.epoch for record in run.records] == epochs
     assert [note.split(":")[0] for note in run.notes if "epochs in this log" in note] == ([said] if said else [])
 
 

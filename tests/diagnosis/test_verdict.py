@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from vesuvius_kit.checks import InputNotFoundError, InputValueError
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import config_to_dict, load_config
 from vesuvius_kit.diagnosis import Diagnosis, diagnose, find_logs, suspect_loss
+from vesuvius_kit.diagnosis.hook import hold_raise
+from vesuvius_kit.diagnosis.logs import LoggedEpoch
+from vesuvius_kit.io.record import EpochRecord
 from vesuvius_kit.io.volume import read_volume, write_volume
 
 # --- logs to read ---------------------------------------------------------------------------------------------------
@@ -65,6 +69,11 @@ def healthy_losses(n_epochs=20):
 
 def healthy_lines(n_epochs=20, **more):
     return [epoch_line(epoch, loss, loss - 0.01, **more) for epoch, loss in enumerate(healthy_losses(n_epochs))]
+
+
+def records_of(lines):
+    """The same as a running training has it."""
+    return [EpochRecord.from_dict(line) for line in lines]
 
 
 def write_lines(path, lines):
@@ -117,10 +126,10 @@ def test_the_quoted_lines_are_read_as_they_stand():
         "2026-01-06 17:27:55,138 - nnunet_topo_wrapper - INFO - Intervention #15: LR scale 77.5x\n"
     )
     diagnosis = diagnose_bytes(text.encode())
-    first, second = diagnosis.run.lines
-    assert first == {"epoch": 0, "interventions": [], "train": {"loss": 0.4097}, "validation": {"loss": 0.4139}}
-    assert second["validation"] == {"loss": 0.5762, "dice": 0.42, "focal": 0.11, "variance": 0.9, "boundary": 0.05}
-    assert second["interventions"] == [{"number": 15, "multiple": 77.5}]
+    first, second = diagnosis.run.records
+    assert first == LoggedEpoch(0, train={"loss": 0.4097}, validation={"loss": 0.4139})
+    assert second.validation == {"loss": 0.5762, "dice": 0.42, "focal": 0.11, "variance": 0.9, "boundary": 0.05}
+    assert second.interventions == [{"number": 15, "multiple": 77.5}]
     assert diagnosis.verdict == "rate runaway"
     assert diagnosis.unread == []
 
@@ -133,15 +142,14 @@ JSON_LINES = "".join(json.dumps(epoch_line(epoch, loss, loss)) + "\n" for epoch,
 
 def assert_nothing_invented(diagnosis, whole):
     """Every number that was read stands in the whole log."""
-    known = {line["epoch"]: line for line in whole.run.lines}
-    for line in diagnosis.run.lines:
-        full = known[line["epoch"]]
-        for part in ("train", "validation"):
-            for name, value in line.get(part, {}).items():
-                assert full[part][name] == value
-        for entry in line["interventions"]:
-            assert entry in full["interventions"]
-        assert line.get("rate") == full.get("rate")
+    known = {record.epoch: record for record in whole.run.records}
+    for record in diagnosis.run.records:
+        full = known[record.epoch]
+        assert record.train.items() <= full.train.items()
+        assert record.validation.items() <= full.validation.items()
+        for entry in record.interventions:
+            assert entry in full.interventions
+        assert record.rate == full.rate
 
 
 @pytest.mark.parametrize(
@@ -163,14 +171,14 @@ def test_a_log_cut_at_any_byte_neither_crashes_nor_invents(text, data):
 
 def test_a_number_that_may_be_cut_is_not_taken():
     diagnosis = diagnose_bytes(b"Epoch 0 Val - Loss: 0.60\nEpoch 1 Val - Loss: 0.57")
-    assert [line["epoch"] for line in diagnosis.run.lines] == [0]
+    assert [record.epoch for record in diagnosis.run.records] == [0]
     assert diagnosis.unread == ["line 2 has no line ending and may be cut: Epoch 1 Val - Loss: 0.57"]
 
 
 def test_two_lines_run_into_one_are_not_taken_for_a_number():
     text = b"Epoch 0 Val - Loss: 0.60\nEpoch 1 Val - Loss: 0.572026-01-06 16 - INFO - Epoch 0 Train - Loss: 0.41\n"
     diagnosis = diagnose_bytes(text)
-    assert [line["epoch"] for line in diagnosis.run.lines] == [0]
+    assert [record.epoch for record in diagnosis.run.records] == [0]
     assert diagnosis.unread[0].startswith("line 2 cannot be read: Epoch 1 Val - Loss: 0.572026-01-06")
 
 
@@ -179,7 +187,7 @@ def test_two_lines_run_into_one_are_not_taken_for_a_number():
 def test_other_encodings_are_read_and_said(text, encoding):
     text = text + "Größe des Bündels: 2\n"
     diagnosis, plain = diagnose_bytes(text.encode(encoding)), diagnose_bytes(text.encode())
-    assert diagnosis.run.lines == plain.run.lines
+    assert diagnosis.run.records == plain.run.records
     assert diagnosis.unread == ["1 line of another kind"]
     assert plain.notes == []
     assert len(diagnosis.notes) == 1
@@ -188,7 +196,7 @@ def test_other_encodings_are_read_and_said(text, encoding):
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r"])
 def test_line_endings_of_other_systems(ending):
-    assert diagnose_bytes(TEXT.replace("\n", ending).encode()).run.lines == diagnose_bytes(TEXT.encode()).run.lines
+    assert diagnose_bytes(TEXT.replace("\n", ending).encode()).run.records == diagnose_bytes(TEXT.encode()).run.records
 
 
 def test_of_several_runs_each_is_judged_and_the_worst_is_named():  # D8
@@ -197,7 +205,7 @@ def test_of_several_runs_each_is_judged_and_the_worst_is_named():  # D8
         diagnosis = diagnose_bytes(text.encode())
         assert (diagnosis.verdict, diagnosis.run.number) == ("loss first", number)
         assert [other.verdict for other in diagnosis.others] == ["healthy"]
-        assert len(diagnosis.others[0].run.lines) == 20
+        assert len(diagnosis.others[0].run.records) == 20
         shown = diagnosis.to_text()
         assert shown.count("Verdict:") == 1
         assert f"run {3 - number}, epochs 0 to 19: healthy" in shown
@@ -210,16 +218,16 @@ def test_epochs_that_a_resume_repeated_count_once():
     again = [epoch_line(epoch, 0.35) for epoch in (9, 10, 11)]
     text = "".join(json.dumps(line) + "\n" for line in lines + again)
     diagnosis = diagnose_bytes(text.encode())
-    assert [line["epoch"] for line in diagnosis.run.lines] == list(range(12))
-    assert diagnosis.run.lines[9]["validation"]["loss"] == 0.35
+    assert [record.epoch for record in diagnosis.run.records] == list(range(12))
+    assert diagnosis.run.records[9].validation["loss"] == 0.35
     assert diagnosis.notes == ["epochs that occur again count as they were run last: 9, 10, 11"]
 
 
 def test_lines_written_twice_by_two_processes_are_one_epoch():
     text = "".join(f"{line}\n{line}\n" for line in TEXT.splitlines() if "Intervention" not in line)
     diagnosis = diagnose_bytes(text.encode())
-    assert [line["epoch"] for line in diagnosis.run.lines] == list(range(12))
-    assert all("train" in line and "validation" in line for line in diagnosis.run.lines)
+    assert [record.epoch for record in diagnosis.run.records] == list(range(12))
+    assert all(record.train and record.validation for record in diagnosis.run.records)
 
 
 def test_missing_epochs_and_a_late_beginning_are_said():
@@ -251,14 +259,14 @@ def test_stray_lines_change_nothing_and_are_said(stray):
     lines = TEXT.splitlines()
     plain = diagnose_bytes(TEXT.encode())
     diagnosis = diagnose_bytes("\n".join([*lines[:9], stray, *lines[9:], ""]).encode())
-    assert diagnosis.run.lines == plain.run.lines
+    assert diagnosis.run.records == plain.run.records
     assert len(diagnosis.unread) == 1
     assert diagnosis.findings == plain.findings
 
 
 def test_a_component_that_cannot_be_read_is_left_out_and_said():
     diagnosis = diagnose_bytes(b"Epoch 0 Val - Loss: 0.6 (dice: 0.42, focal: o.11, variance: 0.9)\n")
-    assert diagnosis.run.lines[0]["validation"] == {"loss": 0.6, "dice": 0.42, "variance": 0.9}
+    assert diagnosis.run.records[0].validation == {"loss": 0.6, "dice": 0.42, "variance": 0.9}
     assert diagnosis.unread == ["line 1 has a component that cannot be read: focal: o.11"]
 
 
@@ -310,12 +318,13 @@ def test_folders_and_folds(tmp_path):
 
 
 def test_the_settings_beside_a_run_are_read(tmp_path):
-    write_lines(tmp_path / "log.jsonl", healthy_lines())
+    lines = [{key: value for key, value in line.items() if key != "loss_weights"} for line in variance_lines(0.5, 9)]
+    write_lines(tmp_path / "log.jsonl", lines)
     (tmp_path / "last").mkdir()
     settings_file = tmp_path / "last" / "config.yaml"
-    settings_file.write_text("loss: {unlabelled_as_surface: true}\n")
-    assert faults_of(diagnose(tmp_path)) == ["labels"]
-    settings_file.write_text("loss: {unlab: [\n")
+    settings_file.write_text("loss: {dice_weight: 0.8, variance_weight: 0.5}\n")
+    assert faults_of(diagnose(tmp_path)) == ["variance_reward"]
+    settings_file.write_text("loss: {variance: [\n")
     diagnosis = diagnose(tmp_path)
     assert diagnosis.healthy
     assert "config.yaml, line 2: " in diagnosis.unread[0]
@@ -539,26 +548,43 @@ def test_numbers_that_broke(tmp_path):
 
 def test_the_loss_is_suspected_before_the_rate():
     assert suspect_loss([]) is None
-    assert suspect_loss(healthy_lines()) is None
-    assert suspect_loss([epoch_line(epoch, 0.3) for epoch in range(40)]) is None  # a plateau is what raises are for
-    assert "label" in suspect_loss(healthy_lines(validation={"surface_share": 0.75}))
-    assert "variance" in suspect_loss(variance_lines(0.5))
-    assert "uniform" in suspect_loss(healthy_lines(validation={"output_std": 0.01}))
+    plateau = [epoch_line(epoch, 0.3) for epoch in range(40)]
+    for lines in (healthy_lines(), plateau):  # a plateau is what raises are for
+        assert suspect_loss(records_of(lines)) is None
+    assert "label" in suspect_loss(records_of(healthy_lines(validation={"surface_share": 0.75})))
+    assert "variance" in suspect_loss(records_of(variance_lines(0.5)))
+    assert "uniform" in suspect_loss(records_of(healthy_lines(validation={"output_std": 0.01})))
 
 
 def test_weights_that_the_lines_lack_are_taken_from_the_settings():
-    lines = [{key: value for key, value in line.items() if key != "loss_weights"} for line in variance_lines(0.5)]
+    records = [replace(record, loss_weights={}) for record in records_of(variance_lines(0.5))]
     settings_of = config_to_dict(load_config("config_v6_fix_plateau"))
-    assert suspect_loss(lines, settings_of) is None  # its variance weight is 0
+    assert suspect_loss(records, settings_of) is None  # its variance weight is 0
     settings_of["loss"]["variance_weight"] = 0.5
-    assert "variance" in suspect_loss(lines, settings_of)
+    assert "variance" in suspect_loss(records, settings_of)
 
 
 def test_lines_with_null_and_without_parts_are_no_obstacle():
     lines = healthy_lines()
     lines[3]["validation"] = {"loss": None, "output_std": None, "surface_share": None}
     lines[4] = {"epoch": 4}
-    assert suspect_loss(lines) is None
+    lines[5] |= {"events": None, "interventions": None, "loss_weights": None}
+    assert suspect_loss(records_of(lines)) is None
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_in_a_fresh_record_counts_as_in_the_log(broken):
+    config = load_config("config_v5_variance_focused")
+    for lines in faulty_lines():
+        records = records_of(lines)
+        for record in records[3::4]:
+            record.validation = {name: broken for name in record.validation}
+            record.train = record.train | {"loss": broken, "gradient_norm": broken}
+            if record.gradient_diagnostics is not None:
+                record.gradient_diagnostics |= {"cosines": {"cross_entropy,dice": broken}}
+        logged = records_of(json.loads(json.dumps([record.to_dict() for record in records], allow_nan=False)))
+        assert hold_raise(records, config) == hold_raise(logged, config)
+        assert suspect_loss(records) == suspect_loss(logged)
 
 
 # --- advice ---------------------------------------------------------------------------------------------------------

@@ -256,7 +256,7 @@ def test_weights_that_were_averaged_are_not_missed_where_the_checkpoint_has_none
 @pytest.mark.parametrize("saved", [True, False])
 def test_after_ctrl_c_the_words_are_true(data, tmp_path, monkeypatch, capsys, fresh, words, saved):
     """B7."""
-    seed_step = loop._seed_step
+    seed_step = epoch_module._seed_step
 
     def stop(*key):
         if key[1] == int(saved):

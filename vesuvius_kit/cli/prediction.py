@@ -12,23 +12,23 @@ from vesuvius_kit.console import how_to_go_on
 def settings_of_training(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sections ``predict`` and ``postprocess`` that lie below the command line.
 
-    They come from ``--config``, or from the first of ``--checkpoints``: what the network was trained and scored with. A device
-    or a precision belongs to the machine and is left out. A section that the command does not take is left out too.
+    They come from ``--config``, or from the first of ``--checkpoints``: what the network was trained and scored with, but for
+    device and precision, which belong to the machine. A section that the command does not take is left out.
     """
+    sections = [section for section in ("predict", "postprocess") if section in options]
     if options["config"] is not None:
-        stored: Mapping[str, Any] = config_to_dict(load_config(options["config"]))
-    else:
-        from vesuvius_kit.models.checkpoint import find_checkpoints, read_checkpoint_header
+        config = config_to_dict(load_config(options["config"]))
+        return {section: config[section] for section in sections}
+    from vesuvius_kit.models.checkpoint import find_checkpoints, read_checkpoint_header
 
-        path = find_checkpoints(options["checkpoints"])[0]
-        _, state = read_checkpoint_header(path)
-        if not isinstance(state.get("config"), dict):
-            raise InputValueError(f"checkpoint must hold the settings of its training (or give --config), got {path}")
-        stored = state["config"]
+    path = find_checkpoints(options["checkpoints"])[0]
+    _, state = read_checkpoint_header(path)
+    stored = state.get("config")
+    if not isinstance(stored, dict):
+        raise InputValueError(f"checkpoint must hold the settings of its training (or give --config), got {path}")
     return {
-        section: {key: value for key, value in stored[section].items() if key not in ("device", "precision")}
-        for section in ("predict", "postprocess")
-        if section in options
+        section: {key: value for key, value in stored.get(section, {}).items() if key not in ("device", "precision")}
+        for section in sections
     }
 
 

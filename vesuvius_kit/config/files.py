@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,9 +13,17 @@ import yaml
 from vesuvius_kit.checks import InputNotFoundError, InputValueError
 from vesuvius_kit.config.settings import RunConfig
 
+_STEP = "the parameters of a pipeline's steps are given as postprocess.steps.STEP.NAME, here postprocess.steps"
 REMOVED_SETTINGS = {
     "lr.handler": "the rate is always bounded; the handlers of the plateau case are in benchmarks/plateau",
     "loss.unlabelled_as_surface": "label 2 is never surface; the study of that mistake is in benchmarks/plateau",
+    "predict.views": "it is predict.tta now",
+    "train.evidence_every_epochs": "it is train.gradient_diagnostics_every_epochs now",
+    "postprocess.t_low": f"{_STEP}.hysteresis_threshold.t_low",
+    "postprocess.t_high": f"{_STEP}.hysteresis_threshold.t_high",
+    "postprocess.z_radius": f"{_STEP}.close_cylinder.z_radius",
+    "postprocess.xy_radius": f"{_STEP}.close_cylinder.xy_radius",
+    "postprocess.dust_min_size": f"{_STEP}.remove_small_components.min_size",
 }
 """Why a name is no setting any more."""
 
@@ -23,14 +32,23 @@ def refuse_removed(settings: Mapping[str, Any], what: str) -> None:
     """Raise if stored settings, nested as `config_to_dict` gives them, hold one of `REMOVED_SETTINGS`."""
     for name, reason in REMOVED_SETTINGS.items():
         section, _, key = name.partition(".")
-        if key in settings.get(section, {}):
-            raise InputValueError(f"{what} must not hold {name}: {reason}; got {settings[section][key]}")
+        stored = settings.get(section)
+        if isinstance(stored, Mapping) and key in stored:
+            raise InputValueError(f"{what} must not hold {name}: {reason}; got {stored[key]}")
 
 
 def list_configs() -> list[str]:
     """Return the names of the configurations that ship with the kit."""
     folder = resources.files("vesuvius_kit.config")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def is_file(name_or_path: Path | str) -> bool:
+    """Return whether this names a file; a text that is too long for a name does not."""
+    try:
+        return Path(name_or_path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def find_config(name_or_path: Path | str) -> Path:
@@ -41,9 +59,8 @@ def find_config(name_or_path: Path | str) -> Path:
     InputNotFoundError
         Neither a file nor a known name.
     """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
+    if is_file(name_or_path):
+        return Path(name_or_path)
     name = str(name_or_path).removesuffix(".yaml")
     if name in list_configs():
         return Path(str(resources.files("vesuvius_kit.config") / f"{name}.yaml"))
@@ -61,13 +78,27 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     >>> vk.config_to_dict(vk.RunConfig())["patches"]["size"]
     [128, 128, 128]
     """
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     return plain
 
 
 def config_to_yaml(config: RunConfig) -> str:
     """Return the whole configuration as YAML that `load_config` reads back to an equal object."""
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+    return yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that our reader, or another one, might take for something else."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = re.fullmatch(r"[A-Za-z_][\w ./-]*", text) and text == text.strip()
+    words = ("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf")
+    style = None if plain and text.lower() not in words else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -6,21 +6,15 @@ import logging
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vesuvius_kit.checks import InputError, InputValueError
-from vesuvius_kit.config.files import REMOVED_SETTINGS, find_config, refuse_removed
+from vesuvius_kit.config.files import REMOVED_SETTINGS, find_config, is_file, refuse_removed
 from vesuvius_kit.config.settings import RunConfig, UnusedSettingError
-from vesuvius_kit.config.yaml_file import (
-    YamlDocument,
-    convert_value,
-    flatten,
-    parse_document,
-    read_document,
-    suggest,
-)
+from vesuvius_kit.config.values import convert_value, flatten, suggest
+from vesuvius_kit.config.yaml_file import YamlDocument, parse_document, read_document
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +47,7 @@ def load_config(name_or_path: Path | str | None = None, overrides: Mapping[str, 
     if name_or_path is not None:
         parser.read_file(name_or_path)
     for key, value in (overrides or {}).items():
-        parser.read_option(key, value if isinstance(value, str) else json.dumps(value, default=str))
+        parser.read_option(key, str(value) if isinstance(value, (str, Path)) else json.dumps(_plain(value)))
     config: RunConfig = parser.build()[""]
     return config
 
@@ -94,8 +88,10 @@ class SettingsParser:
         self._options = dict(options or {})
         self._reads_files = reads_files
         self._types: dict[str, Any] = {}
+        self._defaults: dict[str, Any] = {}
+        self._dependents: dict[str, list[str]] = {}
         for prefix, kind in self._sections.items():
-            self._types |= _list_settings(kind, f"{prefix}." if prefix else "")
+            self._list_settings(kind, f"{prefix}." if prefix else "")
 
     def read_stored(self, settings: Mapping[str, Any]) -> None:
         """Take settings that a checkpoint holds, nested as `config_to_dict` gives them; what is read later wins."""
@@ -109,33 +105,63 @@ class SettingsParser:
             self._set(key, convert_value(self._types[key], document, (), key), Source("", 0))
 
     def read_words(self, words: Iterable[str]) -> list[str]:
-        """Read the settings and options among the words of a command line; return the other words."""
+        """Read a command line; return the words that belong to no option.
+
+        Raises
+        ------
+        InputValueError
+            An unknown or abbreviated option, one without its value, a value of the wrong kind.
+        """
         left, others = [str(word) for word in words], []
         while left:
             word = left.pop(0)
-            key, has_value, text = word.removeprefix("--").partition("=")
-            if not word.startswith("--") or not self._is_mine(key):
+            if not word.startswith("-") or word == "-":
                 others.append(word)
                 continue
-            if not has_value and (not left or left[0].startswith("--")):
-                raise InputValueError(f"--{key} must be followed by its value, got nothing")
-            self.read_option(key, text if has_value else left.pop(0))
+            key, equals, text = word.removeprefix("--").partition("=")
+            kind = self._options.get(key.replace("-", "_"))
+            if not self._is_known(key):
+                names = [f"--{name.replace('_', '-')}" for name in self._options] + [
+                    f"--{name}" for name in self._types
+                ]
+                raise InputValueError(f"option must be one of this command's{suggest(word, names)}")
+            if kind is bool:
+                if equals:
+                    raise InputValueError(f"--{key} must stand alone, as a switch, got {text or 'nothing'}")
+                self._set(key.replace("-", "_"), True, _COMMAND_LINE)
+            elif typing.get_origin(kind) is Sequence:
+                several = [text] if equals else []
+                while not equals and left and not left[0].startswith("--"):
+                    several.append(left.pop(0))
+                self._require_value(key, several)
+                self._set(key.replace("-", "_"), several, _COMMAND_LINE)
+            else:
+                follows = [text] if equals else [] if not left or left[0].startswith("--") else [left.pop(0)]
+                self._require_value(key, follows)
+                self.read_option(key, follows[0])
         return others
+
+    def _require_value(self, key: str, words: list[str]) -> None:
+        if not words or not words[0]:
+            raise InputValueError(f"--{key} must be followed by its value, got nothing")
 
     def read_option(self, key: str, text: str) -> None:
         """Read one option: a setting, a whole section, an entry of a mapping, an option of its own, or ``config``."""
-        if key == "config" and self._reads_files:
+        name = key.replace("-", "_")
+        if name in REMOVED_SETTINGS:
+            raise InputValueError(f"--{key} must be left out: {REMOVED_SETTINGS[name]}")
+        if name == "config" and self._reads_files:
             self.read_file(text)
-        elif (name := key.replace("-", "_")) in self._options:
+        elif name in self._options:
             self._set(name, _read_word(self._options[name], text, f"--{key}"), _COMMAND_LINE)
-        elif key in self._types:
-            self._set(key, _read_word(self._types[key], text, key), _COMMAND_LINE)
-        elif "." not in key:
-            document = read_document(text, key) if Path(text).is_file() else parse_document(text, f"--{key}")
-            section = {name.removeprefix(f"{key}."): t for name, t in self._types.items() if name.startswith(f"{key}.")}
-            self._read_document(document, section, f"{key}.")
+        elif name in self._types:
+            self._set(name, _read_word(self._types[name], text, name), _COMMAND_LINE)
+        elif "." not in name:
+            document = read_document(text, name) if is_file(text) else parse_document(text, f"--{name}")
+            section = {n.removeprefix(f"{name}."): kind for n, kind in self._types.items() if n.startswith(f"{name}.")}
+            self._read_document(document, section, f"{name}.")
         else:
-            self._read_entry(key, text)
+            self._read_entry(name, text)
 
     def read_file(self, name_or_path: Path | str) -> None:
         """Read a configuration file, or one that ships with the kit, by its name."""
@@ -180,11 +206,25 @@ class SettingsParser:
                 values[name] = self.values[key]
         return kind(**values)
 
-    def _is_mine(self, key: str) -> bool:
-        if key == "config":
+    def _is_known(self, key: str) -> bool:
+        """Whether an option is ``config``, one of the command's own, a section, a setting or an entry of a mapping."""
+        name = key.replace("-", "_")
+        if name == "config":
             return self._reads_files or "config" in self._options
-        sections = {name.split(".")[0] for name in self._types if "." in name}
-        return key.replace("-", "_") in self._options or key in self._types or key.split(".")[0] in sections
+        sections = {known.split(".")[0] for known in self._types if "." in known}
+        return name in self._options or name in self._types or name.split(".")[0] in sections
+
+    def _list_settings(self, kind: type, prefix: str) -> None:
+        """Type, default and dependents of every single setting by its dotted name."""
+        hints = typing.get_type_hints(kind)
+        for entry in dataclasses.fields(kind):  # type: ignore[arg-type]  # a dataclass
+            annotation, key = hints[entry.name], f"{prefix}{entry.name}"
+            if dataclasses.is_dataclass(annotation):
+                self._list_settings(typing.cast(type, annotation), f"{key}.")
+                continue
+            self._types[key], self._defaults[key] = annotation, entry.default
+            if "belongs_to" in entry.metadata:
+                self._dependents.setdefault(f"{prefix}{entry.metadata['belongs_to']}", []).append(key)
 
     def _read_document(self, document: YamlDocument, known: Mapping[str, Any], prefix: str) -> None:
         rank = 1 + max((source.rank for source in self.sources.values() if source != _COMMAND_LINE), default=0)
@@ -211,39 +251,19 @@ class SettingsParser:
         *groups, last = parts[mapping.count(".") + 1 :]
         for group in groups:
             entries = entries.setdefault(group, {})
+            if not isinstance(entries, dict):
+                raise InputValueError(f"--{key} must name an entry of a mapping, but {group} is {entries}")
         entries[last] = _read_word(Any, text, key)
         self._set(mapping, convert_value(self._types[mapping], document, (), mapping), _COMMAND_LINE)
 
     def _set(self, key: str, value: Any, source: Source) -> None:
-        if key == "postprocess.pipeline":
-            self._drop_steps(value, source)
+        before = self.values.get(key, self._defaults.get(key))
+        for dependent in self._dependents.get(key, ()) if value != before else ():
+            # It belonged to the value before: another one, given later, takes it away.
+            if self.values.get(dependent) and self.sources[dependent].rank < source.rank:
+                logger.info("not used, because of %s %s: %s%s", key, value, self.sources[dependent].place, dependent)
+                del self.values[dependent], self.sources[dependent]
         self.values[key], self.sources[key] = value, source
-
-    def _drop_steps(self, pipeline: str, source: Source) -> None:
-        """Parameters of steps belong to the pipeline beside them: another one, given later, takes them away."""
-        steps = "postprocess.steps"
-        before = self.values.get("postprocess.pipeline", self._default("postprocess.pipeline"))
-        if pipeline != before and self.values.get(steps) and self.sources[steps].rank < source.rank:
-            logger.info(
-                "not used, because of postprocess.pipeline %s: %s%s", pipeline, self.sources[steps].place, steps
-            )
-            del self.values[steps], self.sources[steps]
-
-    def _default(self, key: str) -> Any:
-        prefix, _, name = key.rpartition(".")
-        kind = self._sections.get(prefix) or typing.get_type_hints(self._sections[""])[prefix]
-        return getattr(kind, name)
-
-
-def _list_settings(settings: type, prefix: str) -> dict[str, Any]:
-    """Type of every single setting by its dotted name."""
-    found: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(settings).items():
-        if dataclasses.is_dataclass(kind):
-            found |= _list_settings(typing.cast(type, kind), f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = kind
-    return found
 
 
 def _flatten_stored(
@@ -255,6 +275,17 @@ def _flatten_stored(
             yield from _flatten_stored(value, known, f"{key}.")
         else:
             yield key, value
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can write it: paths as text, scalars of numpy as Python's."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 def _read_word(kind: Any, text: str, name: str) -> Any:

@@ -6,11 +6,13 @@ the field, as in ``overlap: float = PredictConfig.overlap``.
 
 import dataclasses
 import itertools
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
-from vesuvius_kit.checks import InputValueError, check_duration, check_integer, check_real, check_size
+from vesuvius_kit.checks import InputValueError, check_choice, check_duration, check_integer, check_real, check_size
 from vesuvius_kit.constants import MAX_FACTOR
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -49,6 +51,13 @@ def _refuse_unused(section: str, settings: Any, names: Iterable[str], used_with:
             raise UnusedSettingError(
                 key, because, defaults[name], f"{key} must be left out, since only {used_with} uses it, got {value!r}"
             )
+
+
+def _check_choices(section: str, settings: Any) -> None:
+    """Raise unless every setting with a literal type has one of its values: a configuration may be built in Python too."""
+    for name, kind in typing.get_type_hints(type(settings)).items():
+        if typing.get_origin(kind) is Literal:
+            check_choice(f"{section}.{name}", getattr(settings, name), typing.get_args(kind))
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ class LossConfig:
     """``step``: each point's weight holds until the next; ``linear``: straight lines between the points."""
 
     def __post_init__(self) -> None:
+        _check_choices("loss", self)
         for name, weight in self.weights().items():
             check_real(f"loss.{name}_weight", weight, minimum=0)
         for name, points in self.schedule.items():
@@ -210,6 +220,7 @@ class ScheduleConfig:
     """The rate never falls below this."""
 
     def __post_init__(self) -> None:
+        _check_choices("lr", self)
         for name in ("warmup_epochs", "plateau_patience", "raise_start_epoch"):
             check_integer(f"lr.{name}", getattr(self, name), minimum=0)
         for name in ("t_0", "t_mult", "patience", "cooldown"):
@@ -261,7 +272,8 @@ class PatchConfig:
     """``none``, ``symmetries`` (the 16 that keep z) or ``light`` (with grey-value changes too)."""
 
     def __post_init__(self) -> None:
-        check_size("patches.size", self.size)
+        object.__setattr__(self, "size", check_size("patches.size", self.size))
+        _check_choices("patches", self)
         check_integer("patches.per_volume", self.per_volume, minimum=1)
         check_integer("patches.cache_volumes", self.cache_volumes, minimum=1)
         check_real("patches.surface_fraction", self.surface_fraction, minimum=0, maximum=1)
@@ -326,6 +338,7 @@ class TrainConfig:
     another time; None without a limit. It changes nothing that is computed."""
 
     def __post_init__(self) -> None:
+        _check_choices("train", self)
         check_real("train.learning_rate", self.learning_rate, above=0)
         check_real("train.weight_decay", self.weight_decay, minimum=0)
         check_real("train.gradient_clip", self.gradient_clip, above=0)
@@ -371,7 +384,8 @@ class PredictConfig:
     """``auto``, or a torch device such as ``cuda:1``; for training too, where each of several processes needs its own."""
 
     def __post_init__(self) -> None:
-        check_size("predict.window", self.window, minimum=0)
+        object.__setattr__(self, "window", check_size("predict.window", self.window, minimum=0))
+        _check_choices("predict", self)
         if any(self.window) and not all(self.window):
             raise InputValueError(
                 "predict.window must be three edges above 0, or [0, 0, 0] for the patch size of the training, "
@@ -391,7 +405,7 @@ class PostprocessConfig:
 
     pipeline: str = "sheet_repair"
     """A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps."""
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"belongs_to": "pipeline"})
     """Parameters that replace those of the pipeline, by step: ``{"hysteresis_threshold": {"t_low": 0.3}}``. A step that the
     pipeline does not have, or a parameter that the step does not take, is refused."""
 
@@ -425,7 +439,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_integer("n_folds", self.n_folds, minimum=2)
-        folds = [self.folds] if isinstance(self.folds, int) else list(self.folds)
+        folds = [self.folds] if isinstance(self.folds, Integral) else list(self.folds)  # type: ignore[arg-type]
         for fold in folds:
             check_integer("folds", fold, minimum=0, maximum=self.n_folds - 1)
         if not folds or len(set(folds)) < len(folds):

@@ -12,4 +12,4 @@ def hold_raise(records: Sequence[EpochRecord], config: RunConfig) -> str | None:
 
     The hook of `vesuvius_kit.training.loop.Hooks`; see `suspect_loss`.
     """
-    return suspect_loss([record.to_dict() for record in records], config_to_dict(config))
+    return suspect_loss(records, config_to_dict(config))

@@ -7,11 +7,11 @@ for several epochs, and for more than one sign where a healthy run shows a singl
 import math
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from vesuvius_kit.diagnosis.curves import (
-    Config,
-    Line,
     begins_anew,
+    entries_of,
     find_plateau,
     floor_of,
     loss_curve,
@@ -19,11 +19,11 @@ from vesuvius_kit.diagnosis.curves import (
     mean_diagnostics,
     part_of,
     series,
-    setting_of,
     span_of,
     weights_of,
 )
 from vesuvius_kit.diagnosis.finding import Finding
+from vesuvius_kit.diagnosis.logs import Config, LoggedEpoch
 from vesuvius_kit.diagnosis.score_faults import GOOD_OVERLAP, falls_steadily, overlap_level
 
 # Labelled surface is 5 to 20 % of what a rightly read label shows: sheets of 2 voxels in bands of about 12; patches centred on
@@ -58,33 +58,30 @@ CONFLICT_COSINE = -0.3
 CONFLICT_PULL = 0.1
 
 
-def find_wrong_labels(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_wrong_labels(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find unlabelled voxels that count as surface."""
-    shares = [value for _, value in series(lines, "validation", "surface_share")]
-    asked = bool(setting_of(config, "loss", "unlabelled_as_surface"))
+    shares = [value for _, value in series(records, "validation", "surface_share")]
     share = fmean(shares) if shares else math.nan
-    told = lines[0].get("told_labels")
-    if not asked and not share > MAX_SURFACE_SHARE and not told:
+    told = records[0].told_labels
+    evidence: dict[str, Any]
+    if share > MAX_SURFACE_SHARE:
+        seen = f"{100 * share:.0f} % of the voxels that the loss sees are surface, where 5 to 20 % is usual"
+        evidence = {"surface_share": share}
+    elif told:
+        seen, evidence = f'the log says "{told}", where 5 to 20 % surface is usual', {"told": told}
+    else:
         return None
-    if told and not asked and not share > MAX_SURFACE_SHARE:
-        return Finding(
-            "labels",
-            f'The labels are read wrongly: the log says "{told}", where 5 to 20 % surface is usual. Label 2 means '
-            "unlabelled; counted as surface, it makes a uniform output nearly optimal.",
-            {"told": told, "usual": [0.05, 0.2], "epochs": span_of(lines)},
-        )
-    seen = f"{100 * share:.0f} % of the voxels that the loss sees are surface" if shares else "the settings ask for it"
     return Finding(
         "labels",
-        f"The labels are read wrongly: {seen}, where 5 to 20 % is usual. Label 2 means "
-        "unlabelled; counted as surface, it makes a uniform output nearly optimal.",
-        {"surface_share": share, "usual": [0.05, 0.2], "unlabelled_as_surface": asked, "epochs": span_of(lines)},
+        f"The labels are read wrongly: {seen}. Label 2 means unlabelled; counted as surface, it makes a uniform output "
+        "nearly optimal.",
+        {**evidence, "usual": [0.05, 0.2], "epochs": span_of(records)},
     )
 
 
-def find_variance_reward(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_variance_reward(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a loss that is led by the variance term, which rewards uncertainty."""
-    recent = [line for line in lines if series([line], part_of(line), "variance")][-SETTLED_EPOCHS:]
+    recent = [record for record in records if series([record], part_of(record), "variance")][-SETTLED_EPOCHS:]
     if not recent:
         return None
     components = mean_components(recent)
@@ -95,10 +92,10 @@ def find_variance_reward(lines: Sequence[Line], config: Config | None = None) ->
     if share < VARIANCE_SHARE or components["variance"] < VARIANCE_LOWEST:
         return None
     # Without the weights, the share is that of the bare components: only a standstill makes it evidence.
-    if not known and find_plateau(lines) is None:
+    if not known and find_plateau(records) is None:
         return None
-    curve = series(lines, part_of(recent[-1]), "variance")
-    cosines = _mean_cosines(lines)
+    curve = series(records, part_of(recent[-1]), "variance")
+    cosines = _mean_cosines(records)
     opposed = {
         pair: value for pair, value in cosines.items() if "variance" in pair.split(",") and value <= CONFLICT_COSINE
     }
@@ -124,9 +121,11 @@ def find_variance_reward(lines: Sequence[Line], config: Config | None = None) ->
     return Finding("variance_reward", text, evidence)
 
 
-def find_uniform_output(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_uniform_output(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find an output that is the same everywhere."""
-    recent = [line for line in lines if line["epoch"] >= SETTLED_EPOCH and series([line], "validation", "output_std")]
+    recent = [
+        record for record in records if record.epoch >= SETTLED_EPOCH and series([record], "validation", "output_std")
+    ]
     recent = recent[-SETTLED_EPOCHS:]
     if len(recent) < SETTLED_EPOCHS:
         return None
@@ -150,14 +149,14 @@ def find_uniform_output(lines: Sequence[Line], config: Config | None = None) -> 
     )
 
 
-def find_conflict(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_conflict(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find components whose gradients oppose each other while the run stands still."""
-    plateau = find_plateau(lines)
-    dice = series(lines, part_of(lines[-1]), "dice")
+    plateau = find_plateau(records)
+    dice = series(records, part_of(records[-1]), "dice")
     if plateau is None or (dice and dice[-1][1] < POOR_DICE):
         return None
-    stale = [line for line in lines if line["epoch"] > plateau.best_epoch]
-    weights = weights_of(lines[-1], config)
+    stale = [record for record in records if record.epoch > plateau.best_epoch]
+    weights = weights_of(records[-1], config)
     norms = mean_diagnostics(stale, "gradient_norms")
     if not weights or not norms:
         return None
@@ -177,26 +176,24 @@ def find_conflict(lines: Sequence[Line], config: Config | None = None) -> Findin
     )
 
 
-def find_standstill(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_standstill(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a run that stopped learning early, at a poor loss."""
-    plateau, floor = find_plateau(lines), floor_of(lines)
+    plateau, floor = find_plateau(records), floor_of(records)
     if plateau is None or floor is None:
         return None
-    curve = loss_curve(lines)
+    curve = loss_curve(records)
     first, height = curve[0][0], curve[0][1] - floor
     gain = (curve[0][1] - plateau.best_loss) / height if height else 1.0
     part = (plateau.best_epoch - first) / max(plateau.last_epoch - first, 1)
-    enough = (
-        STUCK_GAIN if mean_components(lines[-SETTLED_EPOCHS:]) or "loss_weights" in lines[-1] else STUCK_GAIN_UNSEEN
-    )
+    enough = STUCK_GAIN if mean_components(records[-SETTLED_EPOCHS:]) or records[-1].loss_weights else STUCK_GAIN_UNSEEN
     if (
-        not begins_anew(lines)
+        not begins_anew(records)
         or part > STUCK_PART
         or gain >= enough
-        or not _train_stands(lines, plateau.best_epoch, floor)
+        or not _train_stands(records, plateau.best_epoch, floor)
     ):
         return None
-    if overlap_level(lines) >= GOOD_OVERLAP or falls_steadily(curve):
+    if overlap_level(records) >= GOOD_OVERLAP or falls_steadily(curve):
         return None
     stale = [loss for epoch, loss in curve if epoch > plateau.best_epoch]
     text = (
@@ -204,7 +201,7 @@ def find_standstill(lines: Sequence[Line], config: Config | None = None) -> Find
         f"and {max(stale):.4f} to epoch {plateau.last_epoch}. A small gradient in a local minimum is no sign that the rate "
         "is too low: suspect the loss first."
     )
-    still = _standing_components(lines, plateau.best_epoch)
+    still = _standing_components(records, plateau.best_epoch)
     if still:
         text += " Standing still: " + ", ".join(f"{name} at {value:.2f}" for name, value in still.items()) + "."
     evidence = {
@@ -217,27 +214,27 @@ def find_standstill(lines: Sequence[Line], config: Config | None = None) -> Find
     return Finding("standstill", text, evidence)
 
 
-def _mean_cosines(lines: Sequence[Line]) -> dict[str, float]:
-    return {pair: value for pair, value in mean_diagnostics(lines, "cosines").items() if pair.count(",") == 1}
+def _mean_cosines(records: Sequence[LoggedEpoch]) -> dict[str, float]:
+    return {pair: value for pair, value in mean_diagnostics(records, "cosines").items() if pair.count(",") == 1}
 
 
 def _other(pair: str, name: str) -> str:
     return next(part for part in pair.split(",") if part != name)
 
 
-def _train_stands(lines: Sequence[Line], epoch: int, floor: float) -> bool:
+def _train_stands(records: Sequence[LoggedEpoch], epoch: int, floor: float) -> bool:
     """Whether the training loss too has stopped to fall; True where it was not logged."""
-    curve = series(lines, "train", "loss")
+    curve = series(records, "train", "loss")
     before = [loss for at, loss in curve if at <= epoch][-SETTLED_EPOCHS:]
     after = [loss for at, loss in curve if at > epoch][-SETTLED_EPOCHS:]
     return not before or not after or fmean(after) - floor > (1 - TRAIN_FALL) * (fmean(before) - floor)
 
 
-def _standing_components(lines: Sequence[Line], epoch: int) -> dict[str, float]:
+def _standing_components(records: Sequence[LoggedEpoch], epoch: int) -> dict[str, float]:
     """Components that moved by less than 5 % between the best epoch and the end."""
-    then = [line for line in lines if line["epoch"] <= epoch and line.get(part_of(line))][-SETTLED_EPOCHS:]
-    now = mean_components(lines[-SETTLED_EPOCHS:])
-    before = mean_components(then)
+    then = [record for record in records if record.epoch <= epoch and entries_of(record, part_of(record))]
+    now = mean_components(records[-SETTLED_EPOCHS:])
+    before = mean_components(then[-SETTLED_EPOCHS:])
     return {
         name: value
         for name, value in now.items()

@@ -11,12 +11,11 @@ from statistics import fmean, median
 
 from vesuvius_kit.constants import MAX_FACTOR
 from vesuvius_kit.diagnosis.curves import (
-    Config,
     Curve,
-    Line,
     Part,
     base_rate,
     begins_anew,
+    entries_of,
     floor_of,
     heights,
     loss_curve,
@@ -28,6 +27,7 @@ from vesuvius_kit.diagnosis.curves import (
     since_new_weights,
 )
 from vesuvius_kit.diagnosis.finding import Finding
+from vesuvius_kit.diagnosis.logs import Config, LoggedEpoch
 from vesuvius_kit.diagnosis.readers.names import heading_split, meaning_of, words_of
 from vesuvius_kit.diagnosis.score_faults import GOOD_OVERLAP, has_gained, overlap_level
 
@@ -82,24 +82,24 @@ SETTLING_EPOCHS = 3
 SETTLED_EPOCHS = 10
 
 
-def find_runaway(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_runaway(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a learning rate beyond five times its base."""
-    base = base_rate(lines, config)
+    base = base_rate(records, config)
     multiples = []
-    for line in lines:
-        for entry in line.get("interventions") or ():
+    for record in records:
+        for entry in record.interventions:
             multiple = number_of(entry.get("multiple"))
             if math.isnan(multiple) and base:
                 multiple = number_of(entry.get("rate_after")) / base
-            multiples.append((line["epoch"], multiple))
+            multiples.append((record.epoch, multiple))
     interventions = len(multiples)
-    if base and (config or lines[0]["epoch"] <= 1):
+    if base and (config or records[0].epoch <= 1):
         # A rate that was raised without an intervention in the log. A schedule climbs more slowly than this.
-        rates = [(line["epoch"], number_of(line.get("rate"))) for line in since_new_base(lines)]
+        rates = [(record.epoch, number_of(record.rate)) for record in since_new_base(records)]
         jumps = [epoch for (_, before), (epoch, after) in itertools.pairwise(rates) if after > JUMP * before]
-        if not config and "loss_weights" not in lines[-1]:
+        if not config and not records[-1].loss_weights:
             # In a log of others a jump may be a schedule's: it counts where the loss suffered from it.
-            jumps = [epoch for epoch in jumps if _has_suffered(lines, epoch)]
+            jumps = [epoch for epoch in jumps if _has_suffered(records, epoch)]
         multiples += [(epoch, rate / base) for epoch, rate in rates if jumps and epoch >= jumps[0]]
     multiples = [(epoch, multiple) for epoch, multiple in multiples if multiple > MAX_FACTOR * (1 + 1e-6)]
     if not multiples:
@@ -122,25 +122,25 @@ def find_runaway(lines: Sequence[Line], config: Config | None = None) -> Finding
     return Finding("runaway", text, evidence)
 
 
-def _has_suffered(lines: Sequence[Line], epoch: int) -> bool:
+def _has_suffered(records: Sequence[LoggedEpoch], epoch: int) -> bool:
     """Whether the loss was higher in the epochs after a jump of the rate than before it."""
-    curve = loss_curve(lines)
+    curve = loss_curve(records)
     before = [loss for at, loss in curve if at < epoch][-LAST_EPOCHS:]
     after = [loss for at, loss in curve if at >= epoch][-LAST_EPOCHS:]
     return bool(before and after) and fmean(after) > fmean(before)
 
 
-def find_high_rate(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_high_rate(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a loss that explodes or is thrown about."""
-    lines = since_new_weights(lines)
-    curve, floor = heights(lines, "train")[1:], floor_of(lines)
-    if floor is None or len(curve) < MIN_EPOCHS or has_gained(lines):
+    records = since_new_weights(records)
+    curve, floor = heights(records, "train")[1:], floor_of(records)
+    if floor is None or len(curve) < MIN_EPOCHS or has_gained(records):
         return None
     losses = [loss for _, loss in curve]
     changes = [after - before for before, after in itertools.pairwise(losses)]
     scale = max(median(losses), 0.25 * losses[0])
     rising = [epoch for (epoch, _), change in zip(curve[1:], changes, strict=True) if change > RISE * scale]
-    entropies = series(lines, "train", "cross_entropy")[1:]
+    entropies = series(records, "train", "cross_entropy")[1:]
     blind = [epoch for epoch, value in entropies if value > CHANCE_LEVEL]
     thrown = fmean(abs(change) for change in changes) > THROWN * fmean(losses)
     last = fmean(losses[-LAST_EPOCHS:])
@@ -161,7 +161,7 @@ def find_high_rate(lines: Sequence[Line], config: Config | None = None) -> Findi
     else:
         return None
     clip = number_of(setting_of(config, "train", "gradient_clip"))
-    norms = [value for _, value in series(lines, "train", "gradient_norm")]
+    norms = [value for _, value in series(records, "train", "gradient_norm")]
     clipped = sum(norm > clip for norm in norms)
     if norms and clipped >= CLIPPED_PART * len(norms):
         text += f" The gradient was over the clip of {clip:g} on average in {clipped} of {len(norms)} epochs."
@@ -171,26 +171,26 @@ def find_high_rate(lines: Sequence[Line], config: Config | None = None) -> Findi
         "rising_epochs": rising,
         "epochs": [curve[0][0], curve[-1][0]],
         "epochs_above_chance_level": len(blind),
-        "rate": number_of(lines[-1].get("rate")),
+        "rate": number_of(records[-1].rate),
     }
     return Finding("high_rate", "The rate is too high. " + text, evidence)
 
 
-def find_low_rate(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_low_rate(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a loss that falls steadily and hardly at all."""
     warmup = number_of(setting_of(config, "lr", "warmup_epochs"))
-    floor = floor_of(lines)
-    if floor is None or not begins_anew(lines) or overlap_level(lines) >= GOOD_OVERLAP:
+    floor = floor_of(records)
+    if floor is None or not begins_anew(records) or overlap_level(records) >= GOOD_OVERLAP:
         return None
     for part in ("validation", "train"):
-        curve = [(at, loss) for at, loss in heights(lines, part) if at >= (warmup if math.isfinite(warmup) else 2)]
+        curve = [(at, loss) for at, loss in heights(records, part) if at >= (warmup if math.isfinite(warmup) else 2)]
         if len(curve) < SLOW_EPOCHS or curve[0][1] <= 0:
             continue
         losses = [loss for _, loss in curve]
         gain = (losses[0] - losses[-1]) / losses[0]
         if gain >= SLOW_GAIN:
             return None
-        if gain > 0 and _creeps(curve, gain, lines, SLOW_PART[part]):
+        if gain > 0 and _creeps(curve, gain, records, SLOW_PART[part]):
             break
     else:
         return None
@@ -200,11 +200,11 @@ def find_low_rate(lines: Sequence[Line], config: Config | None = None) -> Findin
         f"every epoch without slowing "
         f"down, but only from {losses[0] + floor:.4f} to {losses[-1] + floor:.4f} in {len(losses)} epochs.",
         {"gain": gain, "first_loss": losses[0] + floor, "last_loss": losses[-1] + floor, "epochs": [curve[0][0], curve[-1][0]],
-         "rate": number_of(lines[-1].get("rate"))},
+         "rate": number_of(records[-1].rate)},
     )  # fmt: skip
 
 
-def _creeps(curve: Curve, gain: float, lines: Sequence[Line], steady: float) -> bool:
+def _creeps(curve: Curve, gain: float, records: Sequence[LoggedEpoch], steady: float) -> bool:
     """Whether a loss falls in nearly every epoch and has not slowed down, or no more than a rate that was lowered."""
     losses = [loss for _, loss in curve]
     falls = [before - after for before, after in itertools.pairwise(losses)]
@@ -214,17 +214,17 @@ def _creeps(curve: Curve, gain: float, lines: Sequence[Line], steady: float) -> 
     early, late = losses[0] - losses[middle], losses[middle] - losses[-1]
     if late >= SLOW_CURVATURE * early:
         return True
-    rates = {line["epoch"]: number_of(line.get("rate")) for line in lines}
+    rates = {record.epoch: number_of(record.rate) for record in records}
     used = [rates.get(epoch, math.nan) for epoch, _ in curve[1:]]
     if gain >= SLOW_GAIN / 2 or not all(rate > 0 for rate in used):
         return False
     return late * sum(used[:middle]) >= SLOW_CURVATURE * early * sum(used[middle:])
 
 
-def find_overfitting(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_overfitting(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a validation loss that rises while the training loss goes on falling."""
-    lines = since_new_weights(lines)
-    validation, training, floor = heights(lines, "validation"), dict(heights(lines, "train")), floor_of(lines)
+    records = since_new_weights(records)
+    validation, training, floor = heights(records, "validation"), dict(heights(records, "train")), floor_of(records)
     if floor is None or not validation:
         return None
     best_epoch, best = min(validation, key=lambda pair: pair[1])
@@ -245,7 +245,7 @@ def find_overfitting(lines: Sequence[Line], config: Config | None = None) -> Fin
             evidence = {"best_epoch": best_epoch, "best_loss": best + floor, "last_loss": last + floor}
             evidence |= {"train_loss_then": then + floor, "train_loss_last": last_trained + floor}
             return Finding("overfitting", text, evidence)
-    parted = [epoch for epoch in _rollbacks(lines) if _parted_before(epoch, validation, training)]
+    parted = [epoch for epoch in _rollbacks(records) if _parted_before(epoch, validation, training)]
     if len(parted) < OVERFIT_ROLLBACKS:
         return None
     text = (
@@ -264,10 +264,8 @@ def _has_parted(best: float, trained_then: float, last: float, last_trained: flo
     return risen and last_trained <= (1 - OVERFIT_FALL) * trained_then and last > last_trained
 
 
-def _rollbacks(lines: Sequence[Line]) -> list[int]:
-    return [
-        line["epoch"] for line in lines if any(event.get("kind") == "rollback" for event in line.get("events") or ())
-    ]
+def _rollbacks(records: Sequence[LoggedEpoch]) -> list[int]:
+    return [record.epoch for record in records if any(event.get("kind") == "rollback" for event in record.events)]
 
 
 def _parted_before(epoch: int, validation: Curve, training: Mapping[int, float]) -> bool:
@@ -280,13 +278,13 @@ def _parted_before(epoch: int, validation: Curve, training: Mapping[int, float])
     return _has_parted(best, training[best_epoch], losses[epoch], training[epoch], before[0][1])
 
 
-def find_parting(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_parting(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a long run whose training loss leaves the validation loss far behind, which has turned and rises slowly."""
-    lines = since_new_weights(lines)
-    if not series(lines, "validation", "loss"):
-        return _find_parted_scores(lines)
-    training, floor = dict(heights(lines, "train")), floor_of(lines)
-    both = [(epoch, height, training[epoch]) for epoch, height in heights(lines, "validation") if epoch in training]
+    records = since_new_weights(records)
+    if not series(records, "validation", "loss"):
+        return _find_parted_scores(records)
+    training, floor = dict(heights(records, "train")), floor_of(records)
+    both = [(epoch, height, training[epoch]) for epoch, height in heights(records, "validation") if epoch in training]
     width = max(OVERFIT_EPOCHS, len(both) // 20)
     if floor is None or len(both) < PARTED_EPOCHS + width:
         return None
@@ -300,7 +298,7 @@ def find_parting(lines: Sequence[Line], config: Config | None = None) -> Finding
     ]
     best_epoch, best, then = min(smooth, key=lambda row: row[1])
     last_epoch, last, last_trained = smooth[-1]
-    if begins_anew(lines) and last >= BY_HEART_KEPT * both[0][1] and last_trained <= BY_HEART_FALL * both[0][2]:
+    if begins_anew(records) and last >= BY_HEART_KEPT * both[0][1] and last_trained <= BY_HEART_FALL * both[0][2]:
         text = (
             f"The network over-fits: it learns by heart. The training loss fell from {both[0][2] + floor:.4f} to "
             f"{last_trained + floor:.4f}, the validation loss only went from {both[0][1] + floor:.4f} to "
@@ -326,9 +324,9 @@ def find_parting(lines: Sequence[Line], config: Config | None = None) -> Finding
     )
 
 
-def _find_parted_scores(lines: Sequence[Line]) -> Finding | None:
+def _find_parted_scores(records: Sequence[LoggedEpoch]) -> Finding | None:
     """An overlap that is high in training, much lower in validation, and does not rise there any more."""
-    scores = scores_of(lines)
+    scores = scores_of(records)
     for name, points in scores.items():
         meaning = meaning_of(name)
         if meaning.split != "validation" or not meaning.overlap or len(points) < MIN_EPOCHS:
@@ -357,12 +355,12 @@ def _measures_in_training(name: str, other: str) -> bool:
     return first == second and meaning_of(name).split == "train"
 
 
-def find_not_finite(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_not_finite(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find losses that are no numbers, and steps that were skipped for it."""
-    broken = [] if _settled_at_once(lines) else _broken(lines, "train", "validation")
+    broken = [] if _settled_at_once(records) else _broken(records, "train", "validation")
     skipped = {
         epoch: int(count)
-        for epoch, count in series(lines, "train", "skipped_steps")
+        for epoch, count in series(records, "train", "skipped_steps")
         if count > MAX_SKIPPED and (epoch >= SCALER_EPOCHS or epoch in broken)
     }
     if not broken and not skipped:
@@ -379,17 +377,17 @@ def find_not_finite(lines: Sequence[Line], config: Config | None = None) -> Find
     return Finding("not_finite", text, {"epochs": broken, "skipped_steps": skipped})
 
 
-def _broken(lines: Sequence[Line], *parts: Part) -> list[int]:
+def _broken(records: Sequence[LoggedEpoch], *parts: Part) -> list[int]:
     """The epochs in which the loss of one of the parts is no number."""
-    told = [(line["epoch"], line.get(part) or {}) for line in lines for part in parts]
+    told = [(record.epoch, entries_of(record, part)) for record in records for part in parts]
     return sorted({epoch for epoch, part in told if "loss" in part and not math.isfinite(number_of(part["loss"]))})
 
 
-def _settled_at_once(lines: Sequence[Line]) -> bool:
+def _settled_at_once(records: Sequence[LoggedEpoch]) -> bool:
     """Whether only the first validations were no numbers, as of averaged weights that follow late, and training never broke."""
-    broken = _broken(lines, "validation")
-    finite = [epoch for epoch, _ in series(lines, "validation", "loss")]
-    if not broken or not series(lines, "train", "loss") or _broken(lines, "train"):
+    broken = _broken(records, "validation")
+    finite = [epoch for epoch, _ in series(records, "validation", "loss")]
+    if not broken or not series(records, "train", "loss") or _broken(records, "train"):
         return False
     return len(broken) <= SETTLING_EPOCHS and len(finite) >= SETTLED_EPOCHS and broken[-1] < finite[0]
 

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 from vesuvius_kit.diagnosis.curves import (
-    Config,
     Curve,
-    Line,
     Part,
     begins_anew,
     floor_of,
@@ -24,6 +22,7 @@ from vesuvius_kit.diagnosis.curves import (
     span_of,
 )
 from vesuvius_kit.diagnosis.finding import Finding
+from vesuvius_kit.diagnosis.logs import Config, LoggedEpoch
 from vesuvius_kit.diagnosis.readers.names import meaning_of
 
 # Overlap that a network which learns nothing does not reach, and overlap that says that it has hardly learned.
@@ -55,14 +54,16 @@ STILL_UNDER = 0.6
 STILL_LOSS_FALL = 0.02
 
 
-def disguised_losses(lines: Sequence[Line]) -> dict[str, tuple[Part, float]]:
+def disguised_losses(records: Sequence[LoggedEpoch]) -> dict[str, tuple[Part, float]]:
     """Return the scores that move with a loss, so that they are losses themselves.
 
     Each name comes with the part whose loss it moves with, and the correlation of the changes from epoch to epoch.
     """
     found = {}
-    losses: dict[Part, dict[int, float]] = {part: dict(series(lines, part, "loss")) for part in ("train", "validation")}
-    for name, points in scores_of(lines).items():
+    losses: dict[Part, dict[int, float]] = {
+        part: dict(series(records, part, "loss")) for part in ("train", "validation")
+    }
+    for name, points in scores_of(records).items():
         if not meaning_of(name).overlap and meaning_of(name).kind != "score":
             continue
         agreements: dict[Part, float] = {}
@@ -95,21 +96,21 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
     return product / math.sqrt(squares) if squares > 0 else 0.0
 
 
-def overlap_level(lines: Sequence[Line]) -> float:
+def overlap_level(records: Sequence[LoggedEpoch]) -> float:
     """Return the overlap that a run stands at: of its scores of masks the highest, in the median over the second half.
 
     NaN where no such score was logged.
     """
     levels = [
         median(value for _, value in points[len(points) // 2 :])
-        for points in _true_scores(lines, overlap=True).values()
+        for points in _true_scores(records, overlap=True).values()
     ]
     return max(levels, default=math.nan)
 
 
-def has_gained(lines: Sequence[Line]) -> bool:
+def has_gained(records: Sequence[LoggedEpoch]) -> bool:
     """Return whether a score of the validation rose over the run, whatever the loss did: a loss may rise by design."""
-    for points in _true_scores(lines).values():
+    for points in _true_scores(records).values():
         third = max(len(points) // 3, 1)
         first, last = (fmean(value for _, value in part) for part in (points[:third], points[-third:]))
         if (
@@ -121,12 +122,12 @@ def has_gained(lines: Sequence[Line]) -> bool:
     return False
 
 
-def _true_scores(lines: Sequence[Line], overlap: bool = False) -> dict[str, Curve]:
+def _true_scores(records: Sequence[LoggedEpoch], overlap: bool = False) -> dict[str, Curve]:
     """The scores that are none of a training patch alone, no loss in disguise, and no bound."""
-    scores = scores_of(lines)
+    scores = scores_of(records)
     if not scores:
         return {}
-    losses = disguised_losses(lines)
+    losses = disguised_losses(records)
     found = {name: points for name, points in scores.items() if name not in losses}
     if overlap:
         found = {name: points for name, points in found.items() if meaning_of(name).overlap}
@@ -135,12 +136,12 @@ def _true_scores(lines: Sequence[Line], overlap: bool = False) -> dict[str, Curv
     }
 
 
-def find_zero_batches(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_zero_batches(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find batches whose loss is exactly 0 beside others that are far from it, or a whole validation of this kind."""
-    losses = [number_of(loss) for line in lines for loss in line.get("batches") or ()]
+    losses = [number_of(loss) for record in records for loss in record.batches]
     losses = [loss for loss in losses if math.isfinite(loss)]
     zeros, others = sum(loss == 0 for loss in losses), [abs(loss) for loss in losses if loss != 0]
-    evidence = {"batches": len(losses), "zero_batches": zeros, "epochs": span_of(lines)}
+    evidence = {"batches": len(losses), "zero_batches": zeros, "epochs": span_of(records)}
     if zeros >= ZERO_BATCHES and zeros >= ZERO_SHARE * len(losses) and others:
         usual = median(others)
         between = sum(loss < 0.1 * usual for loss in others)
@@ -154,7 +155,7 @@ def find_zero_batches(lines: Sequence[Line], config: Config | None = None) -> Fi
                 "out of means."
             )
             return Finding("zero_batches", text, evidence | {"usual_loss": usual})
-    validation, training = series(lines, "validation", "loss"), series(lines, "train", "loss")
+    validation, training = series(records, "validation", "loss"), series(records, "train", "loss")
     if len(training) >= 3 and all(loss == 0 for _, loss in training):
         text = (
             f"The training loss is exactly 0 in all {len(training)} epochs: nothing that is trained on is "
@@ -173,10 +174,10 @@ def find_zero_batches(lines: Sequence[Line], config: Config | None = None) -> Fi
     return None
 
 
-def find_chance_level(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_chance_level(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a loss that stays at the cross entropy of knowing nothing."""
-    curves = [curve for part in ("train", "validation") if (curve := series(lines, part, "loss"))]
-    if not curves or not begins_anew(lines) or max(len(curve) for curve in curves) < CHANCE_EPOCHS:
+    curves = [curve for part in ("train", "validation") if (curve := series(records, part, "loss"))]
+    if not curves or not begins_anew(records) or max(len(curve) for curve in curves) < CHANCE_EPOCHS:
         return None
     for name, level in CHANCE.items():
         if all(abs(loss - level) <= CHANCE_WIDTH * level for curve in curves for _, loss in curve[1:]) and all(
@@ -191,25 +192,25 @@ def find_chance_level(lines: Sequence[Line], config: Config | None = None) -> Fi
                     "gradient reaches the "
                     "weights, and at the rate."
                 )
-                return Finding("chance_level", text, {"level": level, "epochs": span_of(lines)})
+                return Finding("chance_level", text, {"level": level, "epochs": span_of(records)})
     return None
 
 
-def find_no_learning(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_no_learning(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a run that from its beginning to its end wins hardly anything, in training and in validation."""
-    floor = floor_of(lines)
+    floor = floor_of(records)
     if floor is None:
-        return _find_constant_loss(lines)
-    curves = {part: curve for part in ("train", "validation") if (curve := heights(lines, part))}
-    n_epochs = lines[-1]["epoch"] - lines[0]["epoch"]
+        return _find_constant_loss(records)
+    curves = {part: curve for part in ("train", "validation") if (curve := heights(records, part))}
+    n_epochs = records[-1].epoch - records[0].epoch
     longest = max((len(curve) for curve in curves.values()), default=0)
-    if not curves or not begins_anew(lines) or n_epochs < FLAT_EPOCHS or longest < FLAT_EPOCHS:
+    if not curves or not begins_anew(records) or n_epochs < FLAT_EPOCHS or longest < FLAT_EPOCHS:
         return None
-    level = overlap_level(lines)
+    level = overlap_level(records)
     if level >= GOOD_OVERLAP:
         return None
     is_poor = level <= POOR_OVERLAP
-    if not is_poor and has_gained(lines):
+    if not is_poor and has_gained(records):
         return None
     gains = {}
     for part, curve in curves.items():
@@ -234,7 +235,7 @@ def find_no_learning(lines: Sequence[Line], config: Config | None = None) -> Fin
         f"The run does not learn: in {longest} epochs the {told}, {100 * max(gains.values()):.1f} % of "
         f"what there was to win."
     )
-    poor = {name: points for name, points in _true_scores(lines, overlap=True).items()} if is_poor else {}
+    poor = {name: points for name, points in _true_scores(records, overlap=True).items()} if is_poor else {}
     for name, points in list(poor.items())[:1]:
         values = [value for _, value in points]
         text += f' "{name}" stands between {min(values):.4g} and {max(values):.4g}.'
@@ -243,14 +244,14 @@ def find_no_learning(lines: Sequence[Line], config: Config | None = None) -> Fin
         "or softmax twice?), "
         "then the loss, and the rate last."
     )
-    evidence = {"gains": gains, "overlap": level, "epochs": span_of(lines)}
+    evidence = {"gains": gains, "overlap": level, "epochs": span_of(records)}
     return Finding("no_learning", text, evidence)
 
 
-def _find_constant_loss(lines: Sequence[Line]) -> Finding | None:
+def _find_constant_loss(records: Sequence[LoggedEpoch]) -> Finding | None:
     """A loss without a known floor that is the same to the last digit from the second epoch on."""
-    curves = [curve for part in ("train", "validation") if (curve := series(lines, part, "loss"))]
-    if not begins_anew(lines) or overlap_level(lines) >= GOOD_OVERLAP or has_gained(lines):
+    curves = [curve for part in ("train", "validation") if (curve := series(records, part, "loss"))]
+    if not begins_anew(records) or overlap_level(records) >= GOOD_OVERLAP or has_gained(records):
         return None
     if min(len(curve) for curve in curves) < CONSTANT_EPOCHS or any(
         len({loss for _, loss in curve[1:]}) > 1 for curve in curves
@@ -261,7 +262,7 @@ def _find_constant_loss(lines: Sequence[Line]) -> Finding | None:
         "Nothing reaches the weights: look at the labels and at the output (does it saturate? is the loss for labels of this "
         "form?), and at the gradient."
     )
-    return Finding("no_learning", text, {"loss": curves[-1][-1][1], "epochs": span_of(lines)})
+    return Finding("no_learning", text, {"loss": curves[-1][-1][1], "epochs": span_of(records)})
 
 
 def falls_steadily(curve: Curve) -> bool:
@@ -270,11 +271,11 @@ def falls_steadily(curve: Curve) -> bool:
     return len(falls) >= 5 and sum(fall > 0 for fall in falls) >= 0.85 * len(falls)
 
 
-def find_standing_score(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_standing_score(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a score that stands at exactly one value while the loss falls: the mask is empty or full."""
-    loss = dict(heights(lines, "validation") or heights(lines, "train"))
+    loss = dict(heights(records, "validation") or heights(records, "train"))
     found = []
-    for name, points in _true_scores(lines).items():
+    for name, points in _true_scores(records).items():
         meaning = meaning_of(name)
         if meaning.split == "train" or meaning.is_step:
             continue
@@ -285,7 +286,7 @@ def find_standing_score(lines: Sequence[Line], config: Config | None = None) -> 
         return None
     name, first, last, value, others = max(found, key=lambda entry: entry[2] - entry[1])
     text = f'The score "{name}" stands at exactly {value:.6g} from epoch {first} to {last}'
-    floor = floor_of(lines)
+    floor = floor_of(records)
     if loss and floor is not None:
         text += f", while the loss goes from {_near(loss, first) + floor:.4f} to {_near(loss, last) + floor:.4f}"
     text += f" (elsewhere it is {others:.3g} in the middle)" if math.isfinite(others) else ""
@@ -352,16 +353,16 @@ def _fall(loss: Mapping[int, float], first: int, last: int) -> float:
     return (before[0] - after[0]) / before[0] if before and after and before[0] > 0 else 0.0
 
 
-def find_disguised_loss(lines: Sequence[Line], config: Config | None = None) -> Finding | None:
+def find_disguised_loss(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
     """Find a column with the name of a score that is a loss, and misleads whoever reads it as a score.
 
     The finding is a note: nothing is wrong with the run itself.
     """
-    found = disguised_losses(lines)
+    found = disguised_losses(records)
     if not found:
         return None
     name, (part, agreement) = max(found.items(), key=lambda item: item[1][1])
-    points = scores_of(lines)[name]
+    points = scores_of(records)[name]
     named = " and ".join(f'"{other}"' for other in found)
     loss = "training" if part == "train" else "validation"
     text = (
@@ -372,5 +373,5 @@ def find_disguised_loss(lines: Sequence[Line], config: Config | None = None) -> 
         "minus it is the overlap."
     )
     return Finding(
-        "disguised_loss", text, {"scores": list(found), "correlation": agreement, "epochs": span_of(lines)}, "note"
+        "disguised_loss", text, {"scores": list(found), "correlation": agreement, "epochs": span_of(records)}, "note"
     )

@@ -1,6 +1,5 @@
 """From a log to a diagnosis: every fault is looked for, the most basic one gives the verdict."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,17 +7,18 @@ from typing import Any, Literal
 
 from vesuvius_kit.diagnosis import loss_faults, rate_faults, score_faults
 from vesuvius_kit.diagnosis.advice import advice_yaml, advise
-from vesuvius_kit.diagnosis.curves import Config, Line, Plateau, find_plateau, loss_curve
+from vesuvius_kit.diagnosis.curves import Plateau, find_plateau, loss_curve
 from vesuvius_kit.diagnosis.finding import Finding
-from vesuvius_kit.diagnosis.logs import RunLog
+from vesuvius_kit.diagnosis.logs import Config, LoggedEpoch, RunLog
 from vesuvius_kit.diagnosis.readers import read_runs
+from vesuvius_kit.io.record import EpochRecord, without_nan
 
 Verdict = Literal[
     "labels first", "loss first", "does not learn", "not a number", "rate runaway", "rate too high", "score stands still",
     "rate too low", "over-fitting", "healthy", "too short to judge",
 ]  # fmt: skip
 """What `Diagnosis` says of a run in a few words; ``too short to judge`` where nothing was found in a few epochs."""
-_Find = Callable[[Sequence[Line], Config | None], Finding | None]
+_Find = Callable[[Sequence[LoggedEpoch], Config | None], Finding | None]
 
 # The most basic first: what stands earlier would make a cure of what stands later useless.
 FAULTS: dict[str, tuple[_Find, Verdict]] = {
@@ -113,13 +113,13 @@ class Diagnosis:
         return "\n".join(parts)
 
     def _span(self) -> str:
-        first, last = self.run.lines[0]["epoch"], self.run.lines[-1]["epoch"]
-        return f"epochs {first} to {last}" if len(self.run.lines) > 1 else f"epoch {first}"
+        first, last = self.run.records[0].epoch, self.run.records[-1].epoch
+        return f"epochs {first} to {last}" if len(self.run.records) > 1 else f"epoch {first}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the diagnosis as plain types that JSON holds; what is not a number is None."""
         plateau = self.plateau and [self.plateau.best_epoch + 1, self.plateau.last_epoch]
-        return _plain(
+        return without_nan(
             {
                 "source": self.run.source,
                 "verdict": self.verdict,
@@ -192,29 +192,29 @@ def _badness(diagnosis: Diagnosis) -> tuple[int, bool, int]:
     """The most basic fault comes first, then the longer run; of runs without a fault one that is long enough to judge."""
     ranks = list(FAULTS)
     rank = ranks.index(diagnosis.findings[0].fault) if diagnosis.findings else len(ranks)
-    return rank, diagnosis.verdict == TOO_SHORT, -len(diagnosis.run.lines)
+    return rank, diagnosis.verdict == TOO_SHORT, -len(diagnosis.run.records)
 
 
 def _judge(read: RunLog) -> Diagnosis:
     """The diagnosis of one run."""
-    findings = [found for find, _ in FAULTS.values() if (found := find(read.lines, read.config)) is not None]
+    findings = [found for find, _ in FAULTS.values() if (found := find(read.records, read.config)) is not None]
     findings = _without_consequences(findings)
-    remarks = [found for find in REMARKS if (found := find(read.lines, read.config)) is not None]
-    curve = loss_curve(read.lines)
+    remarks = [found for find in REMARKS if (found := find(read.records, read.config)) is not None]
+    curve = loss_curve(read.records)
     best: tuple[int, float] | tuple[None, None] = min(curve, key=lambda pair: pair[1]) if curve else (None, None)
     verdict: Verdict
     if findings:
         verdict = FAULTS[findings[0].fault][1]
     else:
-        verdict = HEALTHY if len(read.lines) >= MIN_EPOCHS else TOO_SHORT
+        verdict = HEALTHY if len(read.records) >= MIN_EPOCHS else TOO_SHORT
     return Diagnosis(
         verdict=verdict,
         findings=findings,
         best_epoch=best[0],
         best_loss=best[1],
-        plateau=find_plateau(read.lines),
-        advice=advice_yaml(advise(findings, read.lines, read.config), findings),
-        notes=read.notes + _retell_events(read.lines),
+        plateau=find_plateau(read.records),
+        advice=advice_yaml(advise(findings, read.records, read.config), findings),
+        notes=read.notes + _retell_events(read.records),
         unread=read.unread,
         run=read,
         remarks=remarks,
@@ -225,16 +225,17 @@ def _judge(read: RunLog) -> Diagnosis:
 _NOT_THE_RATE = ("labels", "variance_reward", "conflict", "uniform_output", "overfitting")
 
 
-def suspect_loss(lines: Sequence[Line], config: Config | None = None) -> str | None:
+def suspect_loss(records: Sequence[EpochRecord], config: Config | None = None) -> str | None:
     """Return why the loss, and not the learning rate, is the suspect where a run does not improve, in plain words.
 
     The training loop asks before a rate is raised. Wrongly read labels, a loss led by the variance term, components in
     conflict, a uniform output and over-fitting count: a higher rate cures none of them. A standstill alone does not, since
-    that is what raises are for. The settings tell what the lines do not hold. It costs well under a millisecond for a hundred
+    that is what raises are for. The settings tell what the records do not hold. It costs a few milliseconds for a hundred
     epochs.
     """
-    for fault in _NOT_THE_RATE if lines else ():
-        finding = FAULTS[fault][0](lines, config)
+    logged = [LoggedEpoch.of(record) for record in records]
+    for fault in _NOT_THE_RATE if logged else ():
+        finding = FAULTS[fault][0](logged, config)
         if finding is not None:
             return finding.text
     return None
@@ -272,13 +273,11 @@ def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.fault not in explained]
 
 
-def _retell_events(lines: Sequence[Line]) -> list[str]:
+def _retell_events(records: Sequence[LoggedEpoch]) -> list[str]:
     """What the training loop did about it."""
     notes = []
     for kind, text in (("rollback", "rolled back to the best"), ("raise_held", "a raise of the rate was held back")):
-        events = [
-            (line["epoch"], event) for line in lines for event in line.get("events") or () if event.get("kind") == kind
-        ]
+        events = [(record.epoch, event) for record in records for event in record.events if event.get("kind") == kind]
         if events:
             epochs = ", ".join(str(epoch) for epoch, _ in events)
             notes.append(
@@ -286,12 +285,3 @@ def _retell_events(lines: Sequence[Line]) -> list[str]:
                 f"{str(events[-1][1].get('reason', 'unknown')).rstrip('.')}"
             )
     return notes
-
-
-def _plain(value: Any) -> Any:
-    """A copy in which JSON keeps everything: string keys, no NaN."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

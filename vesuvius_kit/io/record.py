@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from vesuvius_kit.checks import InputValueError, check_file, name_os_errors
 from vesuvius_kit.io.atomic import write_atomically
@@ -13,6 +13,8 @@ from vesuvius_kit.io.atomic import write_atomically
 LOG_NAME = "log.jsonl"
 ASIDE_NAME = "log.unreadable"
 """Gets the lines of a log that are not an epoch's, byte for byte."""
+BESIDE_COMPONENTS = ("loss", "gradient_norm", "skipped_steps", "output_mean", "output_std", "surface_share")
+"""What `EpochRecord.train` and `EpochRecord.validation` hold beside the components of the loss."""
 
 
 @dataclass
@@ -45,9 +47,9 @@ class EpochRecord:
     """Duration, scoring included."""
 
     @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> "EpochRecord":
-        """Return the record that a line of a log holds; keys that are no field are left out."""
-        return cls(**{name: entry[name] for name in (f.name for f in fields(cls)) if name in entry})
+    def from_dict(cls, entry: Mapping[str, Any]) -> Self:
+        """Return the record that a line of a log holds; keys that are no field, and those with null, are left out."""
+        return cls(**{name: entry[name] for name in (f.name for f in fields(cls)) if entry.get(name) is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON will hold it: None for every number that is not finite."""
@@ -165,9 +167,9 @@ def _is_cut_off(raw: bytes) -> bool:
 
 
 def without_nan(value: Any) -> Any:
-    """Return dicts, lists and scalars with None for every number that is not finite, which JSON does not have."""
+    """Return dicts, lists and scalars as JSON has them: keys that are text, and None for every number that is not finite."""
     if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
+        return {str(key): without_nan(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

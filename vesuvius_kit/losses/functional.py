@@ -51,10 +51,7 @@ class LabelledVoxels:
         return F.binary_cross_entropy_with_logits(self.logits, self.target, reduction="none") * self.labelled
 
     def average(self, values: Tensor) -> Tensor:
-        """Return the mean of (B, 1, Z, Y, X) values, 0 where unlabelled, over each sample's labelled voxels.
-
-        (B,); 0 for a sample without labelled voxels.
-        """
+        """Return the mean of (B, 1, Z, Y, X) values, 0 where unlabelled, over each sample's labelled voxels, (B,)."""
         return values.sum((1, 2, 3, 4)) / self.count
 
 
@@ -94,10 +91,7 @@ def select_labelled(logits: Tensor, labels: Tensor) -> LabelledVoxels:
 
 
 def dice_loss(voxels: LabelledVoxels) -> Tensor:
-    """Return one minus the soft Dice overlap (Milletari et al., 3DV 2016, without their squares), (B,) in [0, 1].
-
-    1 - (2 sum(p t) + e) / (sum p + sum t + e), e = 1e-5.
-    """
+    """Return one minus the soft Dice overlap (Milletari et al., 3DV 2016, without their squares), (B,) in [0, 1]."""
     p, t = voxels.probability, voxels.target
     over = (1, 2, 3, 4)
     return 1 - (2 * (p * t).sum(over) + EPSILON) / (p.sum(over) + t.sum(over) + EPSILON)

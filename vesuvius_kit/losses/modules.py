@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, check_integer, check_real
+from vesuvius_kit.constants import COMPONENTS
 from vesuvius_kit.losses import functional
-
-COMPONENTS = ("boundary", "cldice", "connectivity", "cross_entropy", "dice", "focal", "variance")
-"""Names of the components that `WeightedLoss` knows."""
 
 
 class WeightedLoss(nn.Module):

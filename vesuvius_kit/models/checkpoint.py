@@ -176,13 +176,10 @@ def inspect_checkpoint(path: Path | str) -> CheckpointFile:
 
 
 def have_same_weights(path: Path | str, other: Path | str) -> bool:
-    """Return whether two checkpoints hold the same network weights, whatever else the files hold.
-
-    ``best`` and ``last`` of one epoch do, of which one file has an optimiser and the other has none. Reading ends at the first
-    tensor that differs.
-    """
+    """Return whether two checkpoints hold the same network weights, as ``best`` and ``last`` of one epoch do."""
     with _open_checkpoint(path) as first, _open_checkpoint(other) as second:
         names, others = _names_of_weights(first), _names_of_weights(second)
+        # Nothing is read after the first tensor that differs.
         return names == others and all(_is_equal(first.get_tensor(name), second.get_tensor(name)) for name in names)
 
 

@@ -14,12 +14,9 @@ Scheme = Literal["volume", "fixed"]
 
 
 def grey_statistics(volume: NDArray[Any]) -> tuple[float, float]:
-    """Return mean and standard deviation of a volume, in float64 whatever its type.
-
-    NumPy sums float16 in float16, whose deviation of a volume of 160^3 is infinite, and float32 in float32. NaN, infinity or a
-    mark for "no data" among the grey values is refused.
-    """
+    """Return mean and standard deviation of a volume, in float64 whatever its type; NaN, infinity and "no data" are refused."""
     check_grey_values("volume", volume)
+    # NumPy sums float16 in float16, whose deviation of a volume of 160^3 is infinite, and float32 in float32.
     dtype = np.float64 if volume.dtype.kind == "f" else None
     return float(volume.mean(dtype=dtype)), float(volume.std(dtype=dtype))
 

@@ -94,6 +94,12 @@ class SegmentationModel(nn.Module, abc.ABC):
             image = torch.empty_like(image, memory_format=torch.channels_last_3d).copy_(image)
         return self.compute_logits(image)
 
+    def require_record(self) -> ModelRecord:
+        """Return `record`, which a model that was not made by `create_model` does not have."""
+        if self.record is None:
+            raise InputTypeError(f"model must be made by create_model, got a {type(self).__name__} without a record")
+        return self.record
+
     @abc.abstractmethod
     def compute_logits(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits of a checked `image`, both float (B, 1, Z, Y, X); each model defines it."""

@@ -292,7 +292,13 @@ def _make_step(entry: Any, where: str) -> Step:
         raise InputValueError(
             f"{where} ({name}) must be given {', '.join(missing)}, got {', '.join(parameters) or 'none'}"
         )
-    return Step(name, parameters)
+    # With the defaults, so that what is noted beside a result is complete.
+    defaults = {key: _as_yaml(value.default) for key, value in known.items() if key not in missing}
+    return Step(name, {key: parameters.get(key, default) for key, default in {**parameters, **defaults}.items()})
+
+
+def _as_yaml(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _describe(step: Step, before: NDArray[np.bool_] | None, after: NDArray[Any], seconds: float) -> dict[str, Any]:

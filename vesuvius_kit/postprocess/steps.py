@@ -18,13 +18,20 @@ from vesuvius_kit.voxel.slabs import for_slabs
 
 _PLANES = 8  # converted at a time
 
+# The best-known settings of the public post-processing, and the defaults of its steps.
+T_LOW, T_HIGH = 0.35, 0.85
+Z_RADIUS, XY_RADIUS = 3, 2
+DUST_MIN_SIZE = 100
+
 SIMPLE_SHARE = 0.1
 """Of voxels in `simple_mask`: about the share of surface in labelled regions."""
 SIMPLE_SIGMA = 2.5
 """Scale of `simple_mask` in voxels: half a sheet's thickness."""
 
 
-def hysteresis_threshold(probability: NDArray[np.floating[Any]], t_low: float, t_high: float) -> NDArray[np.bool_]:
+def hysteresis_threshold(
+    probability: NDArray[np.floating[Any]], t_low: float = T_LOW, t_high: float = T_HIGH
+) -> NDArray[np.bool_]:
     """Return the voxels of at least ``t_low`` that are 26-connected to one of at least ``t_high`` (Canny, IEEE PAMI 1986).
 
     ``probability`` is (Z, Y, X) in [0, 1]; the thresholds, ``t_low <= t_high``, are rounded to its type before comparing.
@@ -39,7 +46,7 @@ def hysteresis_threshold(probability: NDArray[np.floating[Any]], t_low: float, t
     return unpack_mask(propagate_words(strong, weak), probability.shape[2])
 
 
-def close_cylinder(mask: NDArray[Any], z_radius: int, xy_radius: int) -> NDArray[np.bool_]:
+def close_cylinder(mask: NDArray[Any], z_radius: int = Z_RADIUS, xy_radius: int = XY_RADIUS) -> NDArray[np.bool_]:
     """Return the mask closed by a cylinder along z; beyond the faces counts as background when eroding.
 
     Parameters
@@ -83,7 +90,7 @@ def close_ball(mask: NDArray[Any], radius: float) -> NDArray[np.bool_]:
 
 
 def remove_small_components(
-    mask: NDArray[Any], min_size: int, connectivity: Literal[6, 18, 26] = 6
+    mask: NDArray[Any], min_size: int = DUST_MIN_SIZE, connectivity: Literal[6, 18, 26] = 6
 ) -> NDArray[np.bool_]:
     """Return the mask without its connected components of fewer than ``min_size`` voxels.
 
@@ -173,11 +180,11 @@ def ridge_filter(volume: NDArray[Any], sigma: float = 2.0, dark: bool = False) -
 
 def topo_postprocess(
     probability: NDArray[np.floating[Any]],
-    t_low: float = 0.35,
-    t_high: float = 0.85,
-    z_radius: int = 3,
-    xy_radius: int = 2,
-    dust_min_size: int = 100,
+    t_low: float = T_LOW,
+    t_high: float = T_HIGH,
+    z_radius: int = Z_RADIUS,
+    xy_radius: int = XY_RADIUS,
+    dust_min_size: int = DUST_MIN_SIZE,
 ) -> NDArray[np.bool_]:
     """Return the mask of the competition's public post-processing: hysteresis, closing by a cylinder, removal of dust.
 
@@ -204,7 +211,7 @@ def topo_postprocess(
 
 
 def simple_mask(
-    volume: NDArray[Any], share: float = SIMPLE_SHARE, sigma: float = SIMPLE_SIGMA, min_size: int = 100
+    volume: NDArray[Any], share: float = SIMPLE_SHARE, sigma: float = SIMPLE_SIGMA, min_size: int = DUST_MIN_SIZE
 ) -> NDArray[np.bool_]:
     """Return a mask made without a network: the brightest ridges of the grey values.
 

@@ -44,7 +44,7 @@ def make_loaders(
         "surface_fraction": patches.surface_fraction,
         "max_unlabelled_fraction": patches.max_unlabelled_fraction,
         "cache_volumes": patches.cache_volumes,
-        "normalise": model.record.normalisation,
+        "normalise": model.require_record().normalisation,
         "seed": settings.seed,
     }
     train_set = PatchDataset(
@@ -54,7 +54,7 @@ def make_loaders(
         augmentation=Augmentation(patches.augmentation),
         **shared,
     )
-    validation_set = make_validation_patches(config, validation_chunks, model.record.normalisation)
+    validation_set = make_validation_patches(config, validation_chunks, model.require_record().normalisation)
     wanted = settings.gradient_diagnostics_every_epochs > 0 and accelerator.is_main_process
     probe = PatchDataset(train_chunks, samples_per_epoch=N_PATCHES, **shared) if wanted else None
     pinned, processes = torch.cuda.is_available(), accelerator.num_processes

@@ -71,7 +71,7 @@ def check_run(
     torch.set_num_threads(threads)
     model = _try_model(config)
     for fold in config.fold_list:
-        _check_fold(config, fold, *splits[fold], model.record.normalisation, label_transform)
+        _check_fold(config, fold, *splits[fold], model.require_record().normalisation, label_transform)
     # Only one process writes.
     if _is_main_process():
         _check_output(config, model)

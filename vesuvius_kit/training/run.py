@@ -193,7 +193,7 @@ class Run:
         checkpoint = load_checkpoint(start)
         if checkpoint.record != self.model.record:
             raise InputValueError(
-                f"model must be that of {start}, {checkpoint.record.to_dict()}, got {self.model.record.to_dict()}"
+                f"model must be that of {start}, {checkpoint.record.to_dict()}, got {self.model.require_record().to_dict()}"
             )
         changes = self._changes(checkpoint)
         before = checkpoint.state["run"]

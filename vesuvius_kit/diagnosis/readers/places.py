@@ -112,7 +112,7 @@ def read_runs(path: Path | str) -> list[RunLog]:
         raise InputValueError(f"log must hold epochs with a loss, got none that can be read in {log}")
     config, problem = _read_config((log if log.is_dir() else log.parent) / "last" / "config.yaml")
     first = RunLog(
-        lines=[],
+        records=[],
         source=str(path),
         notes=[*read.notes, *notes],
         unread=read.unread + problem,
@@ -121,7 +121,7 @@ def read_runs(path: Path | str) -> list[RunLog]:
         roles=roles.said,
     )
     return [
-        replace(first, lines=run.lines, notes=[*first.notes, *run.notes], number=number, n_runs=len(runs))
+        replace(first, records=run.records, notes=[*first.notes, *run.notes], number=number, n_runs=len(runs))
         for number, run in enumerate(runs, start=1)
     ]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
+from vesuvius_kit.diagnosis.logs import LoggedEpoch
 from vesuvius_kit.diagnosis.readers.names import meaning_of
 from vesuvius_kit.diagnosis.readers.roles import Roles, assign_roles
 from vesuvius_kit.diagnosis.readers.rows import Level, Mark, Row, base_name, give_places, has_loss
@@ -37,8 +38,8 @@ _STARTED = re.compile(
 class LoggedRun:
     """One run of a log."""
 
-    lines: list[dict[str, Any]]
-    """Its epochs, in the form of `log.jsonl`."""
+    records: list[LoggedEpoch]
+    """Its epochs, in the order of their numbers."""
     notes: list[str]
     """What was found out about it in reading."""
 
@@ -111,7 +112,7 @@ def make_runs(rows: list[Row]) -> tuple[list[LoggedRun], list[str], Roles]:
     drafts, starts = _split(rows)
     roles = assign_roles(rows)
     runs = [_finish(draft, roles) for draft in drafts]
-    runs = [run for run in runs if run.lines]
+    runs = [run for run in runs if run.records]
     if starts > len(runs):
         notes.append(
             f"training was started {starts} times in this log, {starts - len(runs)} of them without an epoch that ended"
@@ -261,7 +262,7 @@ def _finish(draft: _Draft, roles: Roles) -> LoggedRun:
         lines[0]["begins_trained"] = True
     if draft.labels:
         lines[0]["told_labels"] = draft.labels
-    return LoggedRun(lines, notes)
+    return LoggedRun([LoggedEpoch.from_dict(line) for line in lines], notes)
 
 
 def _line_of(number: int, epoch: _Epoch, roles: Roles) -> dict[str, Any]:
