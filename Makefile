@@ -4,14 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help demo test test-long lint install clean
+.PHONY: help demo test test-long coverage lint docs install clean
 
 help:
 	@echo "make demo       the whole main job on a phantom: data, training, prediction, submission.zip, score, demo/report.png"
 	@echo "make test       the test suite (about five minutes on two cores)"
 	@echo "make test-long  the tests that take minutes each"
-	@echo "make lint       style and formatting"
+	@echo "make coverage   both, and the share of the package's lines that they run (numba kernels apart)"
+	@echo "make lint       style, formatting and types"
+	@echo "make docs       the guides and the API reference, as HTML: site/index.html"
 	@echo "make install    only the virtual environment"
+	@echo "make clean      remove all that these made"
 
 install: $(VENV)/installed
 
@@ -34,9 +37,21 @@ test: install
 test-long: install
 	$(PYTEST) -m "long and not gpu"
 
+coverage: install
+	$(PYTEST) -m "not gpu" --cov --cov-report term:skip-covered
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html"
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".[docs]"
+	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*

@@ -5,7 +5,6 @@ import importlib
 import inspect
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import numpydoc.docscrape
@@ -83,7 +82,7 @@ def test_no_module_imports_a_private_name_of_another(module):
 
 
 def test_the_layer_check_sees_imports_inside_functions():
-    assert "vesuvius_kit.training.loop" in set(imported_modules("vesuvius_kit.cli.train"))
+    assert "vesuvius_kit.metrics" in set(imported_modules("vesuvius_kit.cli.score"))
 
 
 def test_the_page_names_every_package():
@@ -129,13 +128,15 @@ def public_functions():
 @pytest.mark.parametrize(("name", "item"), [pytest.param(*row, id=row[0]) for row in public_functions()])
 def test_what_a_docstring_describes_is_what_the_signature_takes(name, item):
     text = inspect.getdoc(item)
-    assert text or typing.is_protocol(item) or "Protocol" in str(item.__qualname__), f"{name} has no docstring"
+    assert text, f"{name} has no docstring"
     described = [
         part.strip().lstrip("*")
         for row in numpydoc.docscrape.NumpyDocString(text or "")["Parameters"]
         for part in row.name.split(",")
         if part.strip()
     ]
+    if inspect.isclass(item) and issubclass(item, Exception) and item.__init__ is Exception.__init__:
+        return
     taken = [parameter for parameter in inspect.signature(item).parameters if parameter not in ("self", "cls")]
     assert [parameter for parameter in taken if parameter in described] == described, f"{name}: takes {taken}"
 

@@ -92,7 +92,7 @@ def test_the_first_test_scroll_is_in_the_training_part_of_the_fold(finished):
     folder, _ = finished
     config = load_config(folder / "checkpoints" / "fold_0" / "last" / "config.yaml")
     competition = Competition(folder / "data")
-    trained, held_out = competition.folds(config.n_folds, config.train.seed)[config.folds[0]]
+    trained, held_out = competition.folds(config.n_folds, config.train.seed)[config.fold_list[0]]
     assert list(demo._by_style(competition.test)) == list(demo.TEST_STYLES)
     assert demo.TEST_STYLES[0] in demo._by_style(trained)
     assert len(demo._by_style(held_out)) == 1

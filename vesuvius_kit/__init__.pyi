@@ -42,13 +42,13 @@ from .postprocess import close_ball as close_ball
 from .postprocess import close_cylinder as close_cylinder
 from .postprocess import fill_cavities as fill_cavities
 from .postprocess import hysteresis_threshold as hysteresis_threshold
-from .postprocess import remove_small_components as remove_small_components
-from .postprocess import ridge_filter as ridge_filter
-from .postprocess import smooth_octants as smooth_octants
 from .postprocess import load_pipeline as load_pipeline
 from .postprocess import make_mask as make_mask
+from .postprocess import remove_small_components as remove_small_components
+from .postprocess import ridge_filter as ridge_filter
 from .postprocess import run_pipeline as run_pipeline
 from .postprocess import simple_mask as simple_mask
+from .postprocess import smooth_octants as smooth_octants
 from .postprocess import topo_postprocess as topo_postprocess
 from .postprocess.files import load_probability as load_probability
 from .training.learning_rate import BoundedLR as BoundedLR

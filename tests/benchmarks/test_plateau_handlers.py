@@ -11,7 +11,7 @@ from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.training.learning_rate import BoundedLR
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "plateau"))
-from handlers import LegacyHandler  # noqa: E402
+from handlers import LegacyHandler
 
 BASE = 1e-3
 

@@ -128,7 +128,7 @@ def test_a_slow_layer_ends_the_trial_between_the_layers(monkeypatch):
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the variables are those of x86 processors")
 def test_without_bfloat16_instructions_float32_is_found_quickly():
-    # The processor of most laptops, imitated: bfloat16 is emulated there, seventy times as slow.
+    # The CPU of most laptops, imitated: bfloat16 is emulated there, seventy times as slow.
     script = (
         "import time, torch; from vesuvius_kit.inference.precision import choose_precision; before = time.process_time();"
         "choice = choose_precision('auto', torch.device('cpu'), training=True);"
@@ -138,7 +138,7 @@ def test_without_bfloat16_instructions_float32_is_found_quickly():
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=plain, check=True)
     name, seconds, spent = run.stdout.split()
     assert (name, seconds) == ("fp32", "None")
-    # Not a limit of speed: the emulated step of a whole run alone takes a minute of the processor's time.
+    # Not a limit of speed: the emulated step of a whole run alone takes a minute of CPU time.
     assert float(spent) < 10
 
 
@@ -214,7 +214,7 @@ def test_the_main_process_chooses_for_all(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(
         "import os, sys\n"
-        "from vesuvius_kit import precision\n"
+        "from vesuvius_kit.inference import precision\n"
         "from vesuvius_kit.cli import main\n"
         "name = 'bf16' if os.environ['RANK'] == '0' else 'fp32'\n"
         "precision._measure = lambda training: (name, {'fp32': 1.0, 'bf16': 0.5})\n"

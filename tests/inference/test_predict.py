@@ -31,7 +31,7 @@ class Pointwise(nn.Module):
 
 
 class Gradient(Pointwise):
-    """Answers with the difference along x, so a view that is not turned back shows."""
+    """Answers with the difference along x, so a transform that is not turned back shows."""
 
     def forward(self, image):
         return image - image.roll(1, dims=-1)
@@ -54,14 +54,14 @@ def test_windows_leave_a_pointwise_network_unchanged(shape, window, overlap):
 
 
 @pytest.mark.parametrize("tta", TTA_TRANSFORMS)
-def test_views_are_turned_back(tta):
+def test_tta_is_turned_back(tta):
     result = predict_volume(Pointwise(), volume_of((40, 36, 44)), window=32, tta=tta, **CPU)
     plain = predict_volume(Pointwise(), volume_of((40, 36, 44)), window=32, **CPU)
     np.testing.assert_allclose(result, plain, atol=2e-6)
 
 
 @pytest.mark.parametrize(("tta", "count"), [("none", 1), ("mirror", 8), ("seven", 7)])
-def test_views_are_distinct(tta, count):
+def test_tta_transforms_are_distinct(tta, count):
     cube = torch.arange(4**3, dtype=torch.float32).reshape(1, 1, 4, 4, 4)
     turned = {tuple(turn(cube).flatten().tolist()) for turn, _ in TTA_TRANSFORMS[tta]}
     assert len(turned) == count
@@ -69,7 +69,7 @@ def test_views_are_distinct(tta, count):
         assert torch.equal(turn_back(turn(cube)), cube)
 
 
-def test_views_average_probabilities():
+def test_tta_averages_probabilities():
     volume = volume_of((16, 16, 16))
     result = predict_volume(Gradient(), volume, window=16, tta="mirror", **CPU)
     flipped = predict_volume(Gradient(), volume[..., ::-1], window=16, **CPU)[..., ::-1]
@@ -152,7 +152,7 @@ def test_bad_input_is_named(volume, settings, message):
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_what_the_processor_gives(monkeypatch):
+def test_a_gpu_gives_what_the_cpu_gives(monkeypatch):
     # float32 convolutions have 10 bits of mantissa on a GPU, unless they are told otherwise.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = create_model("unet3d", initial_filters=8, depth=2)

@@ -133,7 +133,7 @@ def test_a_process_that_raises_is_one_line_of_the_command_and_the_rest_is_kept(w
         "--predict.window",
         "[16,16,16]",
     ]
-    command += [f"--postprocess.{name}={json.dumps(value)}" for name, value in config_to_dict(POSTPROCESS).items()]
+    command += ["--postprocess.pipeline", POSTPROCESS.pipeline, "--postprocess.steps", json.dumps(POSTPROCESS.steps)]
     command = list(map(str, command))
     monkeypatch.setattr(submission, "VolumeJob", OutOfMemory)
     assert main(command) == 1

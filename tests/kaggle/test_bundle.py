@@ -23,7 +23,7 @@ from vesuvius_kit.kaggle.bundle import build_bundle, read_manifest, verify_bundl
 from vesuvius_kit.kaggle.paths import find_bundle
 
 CHECKOUT = Path(__file__).parents[2]
-EXPECTED = ["docstring-parser", "jsonargparse", "six", "timm-3d", "vesuvius-kit"]
+EXPECTED = ["docstring-parser", "jsonargparse", "lazy-loader", "six", "timm-3d", "vesuvius-kit"]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_the_kits_wheel_holds_every_module_and_configuration(built, checkout):
         packed = {name for name in archive.namelist() if name.startswith("vesuvius_kit/")}
         for name in packed:
             assert archive.read(name) == (checkout / name).read_bytes()
-    sources = {path for path in (checkout / "vesuvius_kit").rglob("*") if path.suffix in (".py", ".yaml")}
+    sources = {path for path in (checkout / "vesuvius_kit").rglob("*") if path.is_file()}
     assert packed == {path.relative_to(checkout).as_posix() for path in sources}
 
 
@@ -270,7 +270,7 @@ def test_the_same_sources_elsewhere_and_later_give_the_same_bundle(built, checko
 def test_a_changed_source_changes_the_kits_wheel_and_the_digest_only(built, checkout, tmp_path):
     (tmp_path / "changed").mkdir()
     copy_checkout(checkout, tmp_path / "changed")
-    with open(tmp_path / "changed" / "vesuvius_kit" / "grid.py", "a") as stream:
+    with open(tmp_path / "changed" / "vesuvius_kit" / "inference" / "grid.py", "a") as stream:
         stream.write("# one more line\n")
     before, after = read_manifest(built), build_bundle(tmp_path / "bundle", checkout=tmp_path / "changed")
     assert before.digest != after.digest
@@ -399,9 +399,9 @@ def test_unpacked_wheels_are_good_and_their_damage_is_seen(copy, keep_ending):
     kit = unpack(copy, "vesuvius_kit-*.whl", keep_ending)
     unpack(copy, "six-*.whl", keep_ending)
     assert verify_bundle(copy) == []
-    with open(kit / "vesuvius_kit" / "grid.py", "a") as stream:
+    with open(kit / "vesuvius_kit" / "inference" / "grid.py", "a") as stream:
         stream.write("#")
-    (kit / "vesuvius_kit" / "lzw.py").rename(kit / "vesuvius_kit" / "lwz.py")
+    (kit / "vesuvius_kit" / "io" / "lzw.py").rename(kit / "vesuvius_kit" / "io" / "lwz.py")
     assert verify_bundle(copy) == [
         f"{kit.name}/vesuvius_kit/inference/grid.py differs from its RECORD",
         f"{kit.name}/vesuvius_kit/io/lzw.py is missing",
@@ -505,8 +505,9 @@ def test_unpacked_wheels_are_installed_and_what_is_there_is_left_alone(copy, tmp
     assert done.stderr == ""
     assert done.returncode == 0
     said = (
-        r"installed vesuvius-kit \S+; already there: docstring-parser \S+, jsonargparse \S+, six \S+, timm-3d \S+; "
-        r"7 modules import; not tried without torch: timm_3d, vesuvius_kit\.submission, vesuvius_kit\.training\n"
+        r"installed vesuvius-kit \S+; already there: docstring-parser \S+, jsonargparse \S+, lazy-loader \S+, six \S+, timm-3d "
+        r"\S+; 8 modules import; not tried without torch: timm_3d, vesuvius_kit\.inference\.submission, "
+        r"vesuvius_kit\.training\n"
     )
     assert re.fullmatch(said, done.stdout)
     assert (tmp_path / "target" / "vesuvius_kit" / "config" / "cpu_demo.yaml").is_file()
@@ -524,7 +525,7 @@ def test_what_needs_torch_is_known(built):
     # The names after --without are believed, so they must be right: everything else imports where torch cannot.
     imports = read_manifest(built).imports
     without = [module for module, needs in imports.items() if "torch" not in needs]
-    assert len(without) == 7
+    assert len(without) == 8
     code = (
         "import sys, importlib; sys.modules['torch'] = None; [importlib.import_module(name) for name in sys.argv[1:]]"
     )
@@ -628,9 +629,9 @@ def test_the_command_prints_sizes_and_verifies(tmp_path, checkout, built, capsys
     said = capsys.readouterr().out
     for file in read_manifest(built).files:
         assert re.search(rf"{re.escape(file.name)} +\d+\.\d{{3}} MB  sha256 {file.sha256[:16]}\n", said)
-    assert re.search(rf"6 files, 1\.\d\d MB, digest {read_manifest(built).digest[:16]}\n", said)
+    assert re.search(rf"7 files, 1\.\d\d MB, digest {read_manifest(built).digest[:16]}\n", said)
     assert main(["bundle", "--output", str(tmp_path / "bundle"), "--verify"]) == 0
-    assert "0 problems in 6 files" in capsys.readouterr().out
+    assert "0 problems in 7 files" in capsys.readouterr().out
 
 
 def test_the_command_refuses_in_one_line(tmp_path, capsys):

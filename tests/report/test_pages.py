@@ -1,15 +1,15 @@
-import json
-
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vesuvius_kit.checks import InputError
 from vesuvius_kit.data.competition import Chunk
+from vesuvius_kit.io.record import EpochRecord, append_record
 from vesuvius_kit.io.volume import write_volume
 from vesuvius_kit.report import (
+    draw_curves,
     draw_overlay,
-    read_log,
     survey_scrolls,
     survey_to_text,
     write_prediction_page,
@@ -18,31 +18,32 @@ from vesuvius_kit.report import (
     write_survey_page,
     write_training_page,
 )
-from vesuvius_kit.report.pages import BOTH, ONLY_PREDICTED, ONLY_TRUE, choose_place
+from vesuvius_kit.report.pages import BOTH, ONLY_PREDICTED, ONLY_TRUE, choose_place, save_figure
 from vesuvius_kit.report.survey import measure_thickness
 
 
 def log_of(epochs):
     return [
-        {
-            "epoch": epoch,
-            "rate": 0.01,
-            "train": {"loss": 0.5},
-            "validation": {"loss": None if epoch == 1 else 0.6},
-            "score": {"score": 0.4, "surface_dice": 0.7} if epoch == 2 else None,
-            "interventions": [{"epoch": epoch}] if epoch == 1 else [],
-        }
+        EpochRecord(
+            epoch,
+            rate=0.01,
+            train={"loss": 0.5, "dice": 0.4, "gradient_norm": 0.1, "skipped_steps": 0},
+            validation={"loss": float("nan") if epoch == 1 else 0.6},
+            score={"score": 0.4, "surface_dice": 0.7} if epoch == 2 else None,
+            interventions=[{"epoch": epoch, "multiple": 2.0}] if epoch == 1 else [],
+        )
         for epoch in range(epochs)
     ]
 
 
-def test_a_log_is_read_line_by_line_and_a_bad_line_is_named(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in log_of(3)))
-    assert read_log(tmp_path) == log_of(3)
-    path.write_text(path.read_text() + "{half")
-    with pytest.raises(InputError, match="line 4"):
-        read_log(path)
+def write_log(folder, log):
+    folder.mkdir(exist_ok=True)
+    for record in log:
+        append_record(folder / "log.jsonl", record)
+
+
+def curves_of(axes):
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
 
 
 def test_a_report_is_a_picture_with_all_three_colours(tmp_path):
@@ -192,7 +193,7 @@ def colours_of(path):
             for name, colour in (("both", BOTH), ("predicted", ONLY_PREDICTED), ("true", ONLY_TRUE))}  # fmt: skip
 
 
-def test_a_prediction_is_painted_and_judged_only_where_somebody_looked(tmp_path):
+def test_a_prediction_is_painted_and_judged_only_where_it_is_labelled(tmp_path):
     image = np.random.default_rng(0).integers(40, 130, (30, 30, 30)).astype(np.uint8)
     mask, label = np.zeros(image.shape, np.uint8), np.zeros(image.shape, np.uint8)
     mask[:, 10] = label[:, 10] = 1
@@ -203,21 +204,53 @@ def test_a_prediction_is_painted_and_judged_only_where_somebody_looked(tmp_path)
     label[:, 16:] = 2
     judged = colours_of(write_prediction_page(tmp_path / "judged.png", image, mask, "judged", label=label))
     assert judged["both"] > 1000
-    assert judged["predicted"] < 200, "only the legend: nobody looked where it was predicted"
+    assert judged["predicted"] < 200, "only the legend: it was predicted where nothing is labelled"
     label[:, 16:] = 0
     invented = colours_of(write_prediction_page(tmp_path / "invented.png", image, mask, "invented", label=label))
     assert invented["predicted"] > 1000
+
+
+def test_the_curves_are_those_of_the_log():
+    loss_axes, rate_axes = Figure().subplots(1, 2)
+    draw_curves(loss_axes, rate_axes, log_of(3))
+    losses = curves_of(loss_axes)
+    assert losses["training"] == [[0, 0.5], [1, 0.5], [2, 0.5]]
+    assert losses["validation"] == [[0, 0.6], [2, 0.6]], "a loss that is no number is left out"
+    assert [epoch for epoch, _ in losses["no number"]] == [1]
+    assert (losses["validation score"], losses["validation surface dice"]) == ([[2, 0.4]], [[2, 0.7]])
+    assert loss_axes.get_ylim() == (0, 1)
+    rates = curves_of(rate_axes)
+    assert rates["rate"] == [[0, 0.01], [1, 0.01], [2, 0.01]]
+    assert rates["intervention"] == [[1, 0.01]]
+    assert rates["5 x base"] == [[0, 0.05], [1, 0.05]], "across the whole panel"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        pytest.param([EpochRecord(0, train={"loss": 1.0}, validation={"loss": 1.0})], id="no rate"),
+        pytest.param([EpochRecord(0, interventions=[{"multiple": 2.0}]), EpochRecord(1, rate=0.1)], id="gap"),
+        pytest.param([EpochRecord(7, rate=0.1, train={"loss": -1.0})], id="negative loss"),
+    ],
+)
+def test_the_curves_of_a_log_with_gaps_are_drawn(log, tmp_path):
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    draw_curves(*axes, log)
+    save_figure(tmp_path / "curves.png", figure)
+    assert axes[0].get_ylim()[0] <= min(0, log[0].train.get("loss", 0))
 
 
 def test_the_curves_of_every_fold_are_drawn(tmp_path):
     with pytest.raises(InputError, match="fold_"):
         write_training_page(tmp_path / "page.png", tmp_path)
     for fold in (0, 1):
-        (tmp_path / f"fold_{fold}").mkdir()
-        lines = [entry | {"train": {"loss": 0.5, "dice": 0.4}} for entry in log_of(3)]
-        (tmp_path / f"fold_{fold}" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_log(tmp_path / f"fold_{fold}", log_of(3))
     with Image.open(write_training_page(tmp_path / "page.png", tmp_path)) as picture:
         assert picture.size[1] > 500
     (tmp_path / "fold_1" / "log.jsonl").write_text("")
     with pytest.raises(InputError, match="fold_1"):
+        write_training_page(tmp_path / "page.png", tmp_path)
+    (tmp_path / "fold_1" / "log.jsonl").write_text("{half")
+    with pytest.raises(InputError, match="line 1"):
         write_training_page(tmp_path / "page.png", tmp_path)

@@ -373,7 +373,7 @@ def test_a_log_keeps_every_epoch_before_the_next_and_loses_only_what_a_kill_cut_
     log = tmp_path / "log.jsonl"
     assert drop_records(log, 0) == 0
     for number in range(3):
-        append_record(log, epoch(number))
+        append_record(log, EpochRecord.from_dict(epoch(number)))
     whole = log.read_bytes()
     for cut in (b'{"epo', b'{"epoch": 3, "rate": 0.0'):
         log.write_bytes(whole + cut)

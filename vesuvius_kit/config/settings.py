@@ -412,7 +412,15 @@ class PostprocessConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All settings of a run."""
+    """All settings of a run.
+
+    Examples
+    --------
+    >>> import vesuvius_kit as vk
+    >>> config = vk.RunConfig(data="competition", folds=[0, 2])
+    >>> config.train.learning_rate, config.predict.tta, config.postprocess.pipeline
+    (0.001, 'none', 'sheet_repair')
+    """
 
     data: str = ""
     """Competition folder."""

@@ -115,9 +115,7 @@ class CompetitionFolder:
     def _find_spoilt_ids(self) -> list[str]:
         files = self.train_labels | self.train_images
         rows = [
-            (id_, number)
-            for id_ in self.train_rows
-            if id_ not in files and (number := _read_number(id_)) is not None
+            (id_, number) for id_ in self.train_rows if id_ not in files and (number := _read_number(id_)) is not None
         ]
         strays = [
             (path, number)

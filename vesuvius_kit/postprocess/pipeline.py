@@ -176,7 +176,7 @@ def run_pipeline(
     >>> probability[:, 7:10] = 0.9
     >>> mask, changes = vk.run_pipeline(probability, vk.load_pipeline("public"), report=True)
     >>> int(mask.sum()), changes[-1]["components"]
-    (768, 1)
+    (360, 1)
     """
     check_array("probability", probability, kinds="f")
     if probability.size and not (probability.min() >= 0 and probability.max() <= 1):

@@ -10,7 +10,7 @@ change what is computed.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,8 @@ def _train_fold(
 ) -> None:
     """Train one fold from where it stands: rate, train, validate, decide, record, save."""
     run = _open_run(config, folder, train_chunks, fresh, start, hooks)
-    state, policies = run.state, Policies.from_config(config)
-    if state.epoch >= config.train.num_epochs or state.stopped_early:
+    state, settings, policies = run.state, config.train, Policies.from_config(config)
+    if state.epoch >= settings.num_epochs or state.stopped_early:
         early = ", stopped early" if state.stopped_early else ""
         logger.info("%s is complete: %d epochs%s", folder, state.epoch, early)
         return
@@ -164,8 +164,18 @@ def _train_fold(
     progress = progress if run.accelerator.is_main_process else no_progress
     loaders = make_loaders(config, run.accelerator, run.model, train_chunks, validation_chunks)
     model, optimizer, loaders.train = run.accelerator.prepare(run.model, run.optimizer, loaders.train)
+    # A name keeps the bar open for as long as those of the loops within it.
+    epochs = progress(
+        range(state.epoch, settings.num_epochs), desc=folder.name, initial=state.epoch, total=settings.num_epochs
+    )
     try:
-        for epoch in _epochs_left(run, budget, fresh, progress):
+        for epoch in epochs:
+            # Each process has its own clock; all stop together.
+            if settings.budget is not None and not broadcast(budget.has_time()):
+                how = _how_to_go_on(folder, fresh)
+                logger.info("the budget of %s ends before epoch %d would; %s", settings.budget, epoch, how)
+                wait_for_all()
+                return
             started = time.monotonic()
             # Scoring starts numba's threads, which resets torch's number of them, and sums in another order round otherwise.
             torch.set_num_threads(threads)
@@ -187,7 +197,7 @@ def _train_fold(
             score = None if record.score is None else record.score["score"]
             better_loss, better_score = note_best(state, epoch, validation_loss, score)
             stops_early = policies.stopping.stops(state)
-            ends = stops_early or epoch + 1 == config.train.num_epochs
+            ends = stops_early or epoch + 1 == settings.num_epochs
             if ends and count_of(run.average):
                 record.average = _judge_average(run, epoch, loaders, validation_chunks, labels, progress)
 
@@ -212,10 +222,6 @@ def _train_fold(
             if stops_early:
                 logger.info("stopped early: no better loss or score for %d epochs", state.epochs_without_improvement)
                 break
-        else:
-            if state.epoch < config.train.num_epochs:
-                wait_for_all()
-                return
     except KeyboardInterrupt:
         logger.warning("stopped in epoch %d of %s", state.epoch, folder)
         raise KeyboardInterrupt(_how_to_go_on(folder, fresh)) from None
@@ -251,19 +257,6 @@ def _open_run(
     )
     run.resume(fresh, start)
     return run
-
-
-def _epochs_left(run: Run, budget: EpochBudget, fresh: bool, progress: Progress) -> Iterable[int]:
-    """The epochs that are still to run, up to the one that would not end within the budget."""
-    settings, begun = run.config.train, run.state.epoch
-    epochs = range(begun, settings.num_epochs)
-    for epoch in progress(epochs, desc=run.folder.name, initial=begun, total=settings.num_epochs):
-        # Each process has its own clock; all stop together.
-        if settings.budget is not None and not broadcast(budget.has_time()):
-            how = _how_to_go_on(run.folder, fresh)
-            logger.info("the budget of %s ends before epoch %d would; %s", settings.budget, epoch, how)
-            return
-        yield epoch
 
 
 def _judge_average(

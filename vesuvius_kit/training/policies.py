@@ -20,18 +20,35 @@ class Controller(Protocol):
     """What the loop asks of a learning-rate controller, such as `BoundedLR`."""
 
     @property
-    def rate(self) -> float: ...
+    def rate(self) -> float:
+        """The rate of the epoch that runs."""
+
     @property
-    def base_lr(self) -> float: ...
+    def base_lr(self) -> float:
+        """The configured rate of the run's first start."""
+
     @property
-    def depends_on(self) -> tuple[str, ...]: ...
+    def depends_on(self) -> tuple[str, ...]:
+        """The arguments whose change takes a saved state its meaning."""
+
     @property
-    def interventions(self) -> list[dict[str, Any]]: ...
-    def step(self, metric: float, allow_raise: bool | Callable[[], bool] = True) -> float: ...
-    def rollback(self, state: dict[str, Any]) -> None: ...
-    def forget_best(self) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def interventions(self) -> list[dict[str, Any]]:
+        """Every raise so far."""
+
+    def step(self, metric: float, allow_raise: bool | Callable[[], bool] = True) -> float:
+        """End the epoch that runs and return the rate of the next."""
+
+    def rollback(self, state: dict[str, Any]) -> None:
+        """Go back to an earlier state of this run without forgetting what was learned since."""
+
+    def forget_best(self) -> None:
+        """Start to compare metrics anew."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain types that JSON keeps exactly."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was saved."""
 
 
 @dataclass(frozen=True)
