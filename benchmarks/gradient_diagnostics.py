@@ -1,6 +1,6 @@
-"""What the evidence in the log costs: its time beside that of the training steps between two looks.
+"""What the gradient diagnostics in the log cost: their time beside that of the training steps between them.
 
-    python benchmarks/evidence.py [CONFIG ...] [--repeats N]
+    python benchmarks/gradient_diagnostics.py [CONFIG ...] [--repeats N]
 
 The network, the loss and the patches are those of the configuration; grey values and labels are random, which changes no
 time. Both run on the GPU if there is one. A share under 3 % is what the default interval is chosen for.
@@ -21,7 +21,7 @@ from vesuvius_kit.training.processes import dtype_of, release_accelerator, start
 
 def measure(name, repeats):
     config = load_config(name)
-    accelerator = start_accelerator("auto", "auto")
+    accelerator, _ = start_accelerator("auto", "auto")
     device = accelerator.device
     network = create_model(config.model.name, normalisation=config.model.normalisation, **config.model.options)
     optimizer = torch.optim.AdamW(network.parameters())
@@ -39,18 +39,19 @@ def measure(name, repeats):
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    def look():
+    def diagnose():
         gather_gradient_diagnostics(
             network, probe, {part: loss.alone(part) for part in loss.weights}, loss.weights, scale
         )
 
     model.train()
-    of_step, of_look = time_of(step, repeats, device), time_of(look, repeats, device)
+    of_step, of_diagnostics = time_of(step, repeats, device), time_of(diagnose, repeats, device)
     every, steps = config.train.gradient_diagnostics_every_epochs, config.train.steps_per_epoch
     print(
-        f"{name} on {device.type} ({str(dtype_of(accelerator)).removeprefix('torch.')}): step {of_step:.3f} s, evidence "
-        f"{of_look:.3f} s with {len(loss.weights)} components; every {every} epochs of {steps} steps "
-        f"{of_look / (every * steps * of_step):.2%}, every epoch {of_look / (steps * of_step):.2%} of the training steps"
+        f"{name} on {device.type} ({str(dtype_of(accelerator)).removeprefix('torch.')}): step {of_step:.3f} s, diagnostics "
+        f"{of_diagnostics:.3f} s with {len(loss.weights)} components; every {every} epochs of {steps} steps "
+        f"{of_diagnostics / (every * steps * of_step):.2%}, every epoch {of_diagnostics / (steps * of_step):.2%} of the "
+        f"training steps"
     )
     release_accelerator()
 

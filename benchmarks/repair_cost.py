@@ -28,12 +28,12 @@ ROUNDS, RUNS = 3, 3
 
 
 def measure(path, pipeline):
-    """Print as JSON the seconds of the fastest run, those of the processor in it, and the peak in GB after the first."""
+    """Print as JSON the seconds of the fastest run, those of the CPU in it, and the peak in GB after the first."""
     steps, probability, runs, peak = load_pipeline(pipeline), np.load(path), [], 0.0
     for _ in range(RUNS):
-        started, processor = time.perf_counter(), time.process_time()
+        started, cpu = time.perf_counter(), time.process_time()
         run_pipeline(probability, steps)
-        runs.append((time.perf_counter() - started, time.process_time() - processor))
+        runs.append((time.perf_counter() - started, time.process_time() - cpu))
         peak = peak or read_peak_gb()
     print(json.dumps([*min(runs), peak]))
 
@@ -63,9 +63,9 @@ def main(size):
     best = {
         pipeline: (*min(run[:2] for run in kept), min(run[2] for run in kept[1:])) for pipeline, kept in runs.items()
     }
-    print("\n| pipeline | s | seconds of processor | peak, GB | ratio to the repair before |\n|---|---|---|---|---|")
-    for pipeline, (seconds, processor, peak) in best.items():
-        figures = f"{seconds:.2f} | {processor:.2f} | {peak:.2f} | {seconds / best[str(BEFORE)][0]:.2f}"
+    print("\n| pipeline | s | CPU seconds | peak, GB | ratio to the repair before |\n|---|---|---|---|---|")
+    for pipeline, (seconds, cpu, peak) in best.items():
+        figures = f"{seconds:.2f} | {cpu:.2f} | {peak:.2f} | {seconds / best[str(BEFORE)][0]:.2f}"
         print(f"| `{Path(pipeline).stem}` | {figures} |")
 
 

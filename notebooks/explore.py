@@ -37,15 +37,15 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # differ.
 
 # %%
+import vesuvius_kit as vk
 from vesuvius_kit.console import show_progress
-from vesuvius_kit.data.competition import Competition
 from vesuvius_kit.kaggle.session import open_session
 
 VOLUMES_PER_SCROLL = int(os.environ.get("VESUVIUS_KIT_VOLUMES", "3"))
 
 session = open_session(progress=show_progress)
 print(session.to_text())
-competition = Competition(session.data)
+competition = vk.Competition(session.data)
 
 # %% [markdown]
 # ## 3. The folder
@@ -58,8 +58,8 @@ print(competition.audit(progress=show_progress).to_text())
 # %% [markdown]
 # ## 4. Slices in three directions
 # One chunk of each scroll, cut across z, y and x. The lower half of each slice carries the label: orange is the
-# surface, the blue haze is background that somebody looked at, and what is darkened nobody labelled. The upper half
-# is bare: could you have drawn the line?
+# surface, the blue haze is labelled background, and what is darkened is unlabelled. The upper half is bare: could you
+# have drawn the line?
 
 # %%
 from IPython.display import Image

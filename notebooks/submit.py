@@ -44,8 +44,8 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # %%
 import json
 
+import vesuvius_kit as vk
 from vesuvius_kit.checks import check_duration
-from vesuvius_kit.config import load_config
 from vesuvius_kit.console import show_progress
 from vesuvius_kit.kaggle.session import find_or_train_models, open_session
 from vesuvius_kit.models.checkpoint import find_checkpoints
@@ -58,7 +58,7 @@ SETTINGS = {"predict.device": "auto", "predict.precision": "auto"} | json.loads(
 session = open_session(progress=show_progress)
 print(session.to_text())
 models = find_or_train_models(session, progress=show_progress)
-config = load_config(find_checkpoints(models)[0].with_name("config.yaml"), SETTINGS)
+config = vk.load_config(find_checkpoints(models)[0].with_name("config.yaml"), SETTINGS)
 print("models:     ", *models)
 print("predict:    ", config.predict)
 print("postprocess:", config.postprocess)
@@ -69,10 +69,8 @@ print("postprocess:", config.postprocess)
 # tunnels slit, crumbs dropped. Stop and run the cell again: it goes on with the first volume that has no mask yet.
 
 # %%
-from vesuvius_kit.inference.submission import write_submission
-
 IMAGES = session.data / "test_images"
-summary = write_submission(
+summary = vk.write_submission(
     session.working / "submission.zip",
     IMAGES,
     models,
@@ -91,9 +89,7 @@ if summary.failed:
 # raises an error here instead of costing a submission.
 
 # %%
-from vesuvius_kit.inference.submission import validate_submission
-
-n_masks = validate_submission(summary.zip_path, IMAGES)
+n_masks = vk.validate_submission(summary.zip_path, IMAGES)
 print(f"{summary.zip_path}: valid, {n_masks} masks, {summary.zip_path.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
@@ -106,13 +102,10 @@ print(f"{summary.zip_path}: valid, {n_masks} masks, {summary.zip_path.stat().st_
 # %%
 from IPython.display import Image, display
 
-from vesuvius_kit.data.competition import Competition
-from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.report import write_prediction_page
 
-for chunk in [chunk for chunk in Competition(session.data).require_test() if chunk.id in summary.predicted][:1]:
-    mask = read_volume(session.working / "submission_masks" / f"{chunk.id}.tif")
+for chunk in [chunk for chunk in vk.Competition(session.data).require_test() if chunk.id in summary.predicted][:1]:
+    mask = vk.read_volume(session.working / "submission_masks" / f"{chunk.id}.tif")
     title = f"test chunk {chunk.id}, scroll {chunk.scroll_id or 'unknown'}: {mask.mean():.1%} surface"
-    display(
-        Image(write_prediction_page(session.working / "submission.png", read_volume(chunk.image_path), mask, title))
-    )
+    image = vk.read_volume(chunk.image_path)
+    display(Image(write_prediction_page(session.working / "submission.png", image, mask, title)))

@@ -42,7 +42,8 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # %%
 import json
 
-from vesuvius_kit.config import RunConfig, changed_settings, config_to_dict, load_config
+import vesuvius_kit as vk
+from vesuvius_kit.config import changed_settings
 from vesuvius_kit.console import show_progress
 from vesuvius_kit.kaggle.session import find_earlier_checkpoint, find_free_port, open_session
 
@@ -52,12 +53,11 @@ BUDGET = os.environ.get("VESUVIUS_KIT_BUDGET", "11h")
 SETTINGS = session.settings | json.loads(os.environ.get("VESUVIUS_KIT_SETTINGS", "{}"))
 RUN = session.working / "checkpoints"
 
-config = load_config(CONFIG, {"data": str(session.data), "output": str(RUN), "train.budget": BUDGET} | SETTINGS)
-EARLIER = find_earlier_checkpoint(config.folds[0])  # where the last session ended, if its output is attached
+config = vk.load_config(CONFIG, {"data": str(session.data), "output": str(RUN), "train.budget": BUDGET} | SETTINGS)
+EARLIER = find_earlier_checkpoint(config.fold_list[0])  # where the last session ended, if its output is attached
 print(session.to_text())
-print(
-    "different from the defaults:", *changed_settings(config_to_dict(RunConfig()), config_to_dict(config)), sep="\n  "
-)
+changed = changed_settings(vk.config_to_dict(vk.RunConfig()), vk.config_to_dict(config))
+print("different from the defaults:", *changed, sep="\n  ")
 
 # %% [markdown]
 # ## 3. Are the data in order?
@@ -66,9 +66,7 @@ print(
 # it for background.
 
 # %%
-from vesuvius_kit.data.competition import Competition
-
-competition = Competition(config.data)
+competition = vk.Competition(config.data)
 print(competition.audit(progress=show_progress).to_text())
 
 # %% [markdown]
@@ -80,22 +78,20 @@ print(competition.audit(progress=show_progress).to_text())
 # %%
 from functools import partial, update_wrapper
 
-from vesuvius_kit.training.loop import train
-
-run = partial(train, config, resume_from=EARLIER, progress=show_progress)
-update_wrapper(run, train)  # the launcher asks a function for its name
-if session.n_processes > 1:
+run = partial(vk.train, config, resume_from=EARLIER, progress=show_progress)
+update_wrapper(run, vk.train)  # the launcher asks a function for its name
+if session.processes > 1:
     from accelerate import notebook_launcher
 
-    notebook_launcher(run, num_processes=session.n_processes, use_port=find_free_port())
+    notebook_launcher(run, num_processes=session.processes, use_port=find_free_port())
 else:
     run()
 
 # %% [markdown]
 # ## 5. How did it go?
 # Left: the loss should fall on the patches it trains on *and* on those of a scroll it never saw; squares are the
-# competition's score on whole volumes. Middle: the parts of the loss. Right: the learning rate, which can never pass
-# five times its base.
+# competition's score on whole volumes. Middle: the components of the loss. Right: the learning rate, which can never
+# pass five times its base; a triangle is a raise.
 
 # %%
 from IPython.display import Image
@@ -110,11 +106,10 @@ Image(write_training_page(session.working / "training.png", RUN))
 # the loss first, the learning rate last.
 
 # %%
-from vesuvius_kit.diagnosis import diagnose
 from vesuvius_kit.io.run_folder import list_folds
 
 for fold in list_folds(RUN):
-    print(diagnose(fold).to_text())
+    print(vk.diagnose(fold).to_text())
 
 # %% [markdown]
 # ## 7. What does the network see?
@@ -122,20 +117,16 @@ for fold in list_folds(RUN):
 # The dark parts were never labelled, so nothing can be said about them.
 
 # %%
-from vesuvius_kit.inference.predict import predict_volume
-from vesuvius_kit.io.volume import read_volume
-from vesuvius_kit.metrics import leaderboard_score
-from vesuvius_kit.models.checkpoint import find_checkpoints, load_model
-from vesuvius_kit.postprocess import make_mask
+from vesuvius_kit.models.checkpoint import find_checkpoints
 from vesuvius_kit.report import write_prediction_page
 from vesuvius_kit.training.choices import inference_window
 
-chunk = competition.folds(config.n_folds, config.train.seed)[config.folds[0]][1][0]
-image, label = read_volume(chunk.image_path), read_volume(chunk.label_path)
-model = load_model(find_checkpoints([RUN])[0])
-probability = predict_volume(model, image, window=inference_window(config), progress=show_progress)
-mask = make_mask(probability, **config_to_dict(config.postprocess))
-score = leaderboard_score(mask, label)
+chunk = competition.folds(config.n_folds, config.train.seed)[config.fold_list[0]][1][0]
+image, label = vk.read_volume(chunk.image_path), vk.read_volume(chunk.label_path)
+model = vk.load_model(find_checkpoints([RUN])[0])
+probability = vk.predict_volume(model, image, window=inference_window(config), progress=show_progress)
+mask = vk.make_mask(probability, config.postprocess.pipeline, config.postprocess.steps)
+score = vk.leaderboard_score(mask, label)
 title = f"chunk {chunk.id}, scroll {chunk.scroll_id} held out: score {score.score:.3f}, surface dice {score.surface_dice:.3f}"
 print(title)
 Image(write_prediction_page(session.working / "held_out.png", image, mask, title, label=label))

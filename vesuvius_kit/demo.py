@@ -6,39 +6,44 @@ training; their thresholds are chosen on the training volumes, and they get the 
 
 import json
 import logging
+import math
 import time
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 
+import vesuvius_kit
 from vesuvius_kit.checks import make_folder, make_scratch_folder
 from vesuvius_kit.config import RunConfig, load_config
-from vesuvius_kit.console import no_progress
+from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.constants import SURFACE, UNLABELLED
-from vesuvius_kit.data.competition import Competition
+from vesuvius_kit.data.competition import Chunk, Competition
 from vesuvius_kit.inference.grid import window_starts
 from vesuvius_kit.inference.precision import Precision, autocast, choose_precision
 from vesuvius_kit.inference.predict import choose_device
 from vesuvius_kit.inference.submission import write_submission
 from vesuvius_kit.io.atomic import write_atomically
+from vesuvius_kit.io.record import read_records
 from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score, surface_dice
 from vesuvius_kit.models import create_model
 from vesuvius_kit.phantom import STYLES, write_competition
 from vesuvius_kit.postprocess import close_cylinder, remove_small_components
-from vesuvius_kit.report import read_log, write_report
-from vesuvius_kit.training.loop import train
+from vesuvius_kit.report import write_report
 
 logger = logging.getLogger(__name__)
 
 # With four scrolls and four folds, fold 0 holds one of them out to choose the best weights. The first test chunk is of a
-# scroll that was trained on, the second of one that nobody has seen.
+# scroll that was trained on, the second of one that was not.
 TRAIN_STYLES = ("even", "dense", "wavy", "loose")
 TEST_STYLES = ("dense", "faint")
 TRAIN_CHUNKS = 12
@@ -53,21 +58,14 @@ SIGMAS = (1.0, 1.5, 2.0, 2.5, 3.0)
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What the demo made and how good it is.
-
-    Parameters
-    ----------
-    folder : str
-        Where everything lies.
-    rows : list of dict
-        One for each method and test chunk, with its scores.
-    seconds : dict
-        Wall time of each stage.
-    """
+    """What the demo made and how good it is."""
 
     folder: str
-    rows: list
-    seconds: dict
+    """Where everything lies."""
+    rows: list[dict[str, Any]]
+    """One for each method and test chunk, with its scores; see `compare_with_trivial_masks`."""
+    seconds: dict[str, float]
+    """Wall time of each stage."""
 
     def to_text(self) -> str:
         """Return the table of scores and times, a line each."""
@@ -90,24 +88,16 @@ _REST_IN_FILTERS = 30_000
 
 @dataclass(frozen=True)
 class Expectation:
-    """How long the demo will take on this machine, from one timed training step.
-
-    Parameters
-    ----------
-    precision : Precision
-        What the steps are computed in.
-    step_seconds : float
-        Of one training step.
-    steps : int
-        Training steps of the demo.
-    seconds : float
-        Of the whole demo.
-    """
+    """How long the demo will take on this machine, from one timed training step."""
 
     precision: Precision
+    """What the steps are computed in."""
     step_seconds: float
+    """Of one training step."""
     steps: int
+    """Training steps of the demo."""
     seconds: float
+    """Of the whole demo."""
 
     def to_text(self) -> str:
         """Return the expectation in a line."""
@@ -118,20 +108,10 @@ class Expectation:
         )
 
 
-def expect_duration(config: RunConfig, test_shape=TEST_SHAPE) -> Expectation:
+def expect_duration(config: RunConfig, test_shape: Sequence[int] = TEST_SHAPE) -> Expectation:
     """Time one training step of the demo's network, and one filter for what the network has no part in.
 
-    Parameters
-    ----------
-    config : RunConfig
-        Of the demo.
-    test_shape : tuple of int
-        Edges of the two test chunks, (z, y, x).
-
-    Returns
-    -------
-    Expectation
-        Of a demo from its beginning; one that was interrupted has a part of it behind it.
+    The expectation is that of a demo from its beginning; one that was interrupted has a part of it behind it.
     """
     device = choose_device(config.predict.device)
     precision = choose_precision(config.train.precision, device, training=True)
@@ -139,21 +119,21 @@ def expect_duration(config: RunConfig, test_shape=TEST_SHAPE) -> Expectation:
     settings, window = config.train, config.predict.window
     steps = settings.num_epochs * settings.steps_per_epoch
     # The forward pass of a step counts voxel for voxel elsewhere: validation patches, scored and predicted volumes.
-    patch = np.prod(config.patches.size)
-    voxels = settings.num_epochs * settings.validation_patches * patch
+    patch = math.prod(config.patches.size)
+    voxels: float = settings.num_epochs * settings.validation_patches * patch
     for count, shape in (
         (settings.num_epochs // settings.score_every_epochs * settings.validation_volumes, TRAIN_SHAPE),
         (len(TEST_STYLES), test_shape),
     ):
         axes = zip(shape, window)
-        windows = np.prod([len(window_starts(max(a, b), b, config.predict.overlap)) for a, b in axes])
-        voxels += count * windows * np.prod(window)
-    rest = _REST_IN_FILTERS * _time_filter() * np.prod(test_shape) / np.prod(TEST_SHAPE)
+        windows = math.prod(len(window_starts(max(a, b), b, config.predict.overlap)) for a, b in axes)
+        voxels += count * windows * math.prod(window)
+    rest = _REST_IN_FILTERS * _time_filter() * math.prod(test_shape) / math.prod(TEST_SHAPE)
     seconds = steps * step + voxels * forward / (settings.batch_size * patch) + rest
-    return Expectation(precision, step, steps, float(seconds))
+    return Expectation(precision, step, steps, seconds)
 
 
-def _time_step(config, device, dtype):
+def _time_step(config: RunConfig, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a training step, and of its forward pass, after one that is not counted."""
     model = create_model(config.model.name, normalisation=config.model.normalisation, **config.model.options).to(device)
     loss_function = WeightedLoss({"dice": 0.5, "cross_entropy": 0.5})
@@ -161,6 +141,7 @@ def _time_step(config, device, dtype):
     shape = (config.train.batch_size, *config.patches.size)
     image = torch.randn(shape, generator=generator)[:, None].to(device)
     label = torch.randint(0, 3, shape, generator=generator).to(device)
+    weight = next(model.parameters())
     for _ in range(2):
         started = time.perf_counter()
         with autocast(device, dtype):
@@ -169,12 +150,13 @@ def _time_step(config, device, dtype):
         total.item()  # waits for a GPU
         between = time.perf_counter()
         total.backward()
-        next(model.parameters()).grad.sum().item()  # waits again
+        if weight.grad is not None:
+            weight.grad.sum().item()  # waits again
         step, forward = time.perf_counter() - started, between - started
     return step, forward
 
 
-def _time_filter():
+def _time_filter() -> float:
     """Seconds of a Gaussian filter over 64^3 voxels, the shortest of three."""
     image = np.random.default_rng(0).random((64, 64, 64), np.float32)
     seconds = []
@@ -185,29 +167,24 @@ def _time_filter():
     return min(seconds)
 
 
-def run_demo(folder="demo", *, seed=0, tiny=False, progress=no_progress) -> DemoSummary:
+def run_demo(
+    folder: Path | str = "demo", *, seed: int = 0, tiny: bool = False, progress: Progress = no_progress
+) -> DemoSummary:
     """Run the whole main job in a folder; interrupted and called again, it goes on.
+
+    A folder that holds something else, or the demo of another seed, is refused.
 
     Parameters
     ----------
-    folder : str or Path
+    folder
         Made if missing. It will hold ``data``, ``truth``, ``checkpoints``, ``submission.zip``, ``summary.json`` and
         ``report.png``.
-    seed : int
+    seed
         Of the phantom and the training.
-    tiny : bool
+    tiny
         Small chunks and a few steps: shows that everything runs, not that it learns.
-    progress : callable
-        Wraps everything that takes time, in tqdm's calling form.
-
-    Returns
-    -------
-    DemoSummary
-
-    Raises
-    ------
-    InputError
-        ``folder`` holds something else, or the demo of another seed.
+    progress
+        Wraps everything that takes time.
     """
     folder = make_folder(folder)
     config = _configure(folder, seed, tiny)
@@ -228,7 +205,7 @@ def run_demo(folder="demo", *, seed=0, tiny=False, progress=no_progress) -> Demo
             progress=progress,
         )
     with clock.stage("training"):
-        train(config, progress=progress)
+        vesuvius_kit.train(config, progress=progress)
     with clock.stage("submission"):
         submission = write_submission(
             folder / "submission.zip",
@@ -247,28 +224,17 @@ def run_demo(folder="demo", *, seed=0, tiny=False, progress=no_progress) -> Demo
     return summary
 
 
-def compare_with_trivial_masks(config: RunConfig, truth_folder, zip_path, progress=no_progress) -> list[dict]:
-    """Score the submission and two masks that need no training on every test chunk.
+def compare_with_trivial_masks(
+    config: RunConfig, truth_folder: Path | str, zip_path: Path | str, progress: Progress = no_progress
+) -> list[dict[str, Any]]:
+    """Score the submission and two masks that need no training on every test chunk of a run's data.
 
     The trivial masks are the brightest voxels and the strongest ridges (negative Laplacian of Gaussian). The share of
     voxels they take, and the scale of the ridges, are those with the best mean SurfaceDice on the training volumes. They
     get a closing of one voxel and lose components below 100 voxels.
 
-    Parameters
-    ----------
-    config : RunConfig
-        Of the run; its data are used.
-    truth_folder : str or Path
-        What `write_competition` kept of the test chunks.
-    zip_path : str or Path
-        The submission.
-    progress : callable
-        Wraps the loops, in tqdm's calling form.
-
-    Returns
-    -------
-    list of dict
-        ``method``, ``scroll``, ``id``, the four scores against the label, and ``surface_dice_truth`` against the full truth.
+    ``truth_folder`` is what `write_competition` kept of the test chunks. Each row has ``method``, ``scroll``, ``id``, the four
+    scores against the label, and ``surface_dice_truth`` against the full truth.
     """
     competition = Competition(config.data)
     trivial = choose_trivial_masks(competition.train, progress=progress)
@@ -288,64 +254,54 @@ def compare_with_trivial_masks(config: RunConfig, truth_folder, zip_path, progre
     return rows
 
 
-def choose_trivial_masks(chunks, progress=no_progress) -> dict[str, tuple[float, float]]:
-    """Choose the share of voxels, and the scale, of the two masks that need no training.
+def choose_trivial_masks(chunks: Sequence[Chunk], progress: Progress = no_progress) -> dict[str, tuple[float, float]]:
+    """Choose the scale and the share of voxels of the two masks that need no training, on every third training chunk.
 
-    Parameters
-    ----------
-    chunks : sequence of Chunk
-        Training chunks; every third is used.
-    progress : callable
-        Wraps the chunks, in tqdm's calling form.
-
-    Returns
-    -------
-    dict of str to tuple of float
-        ``{"brightest": (0.0, share), "ridges": (sigma, share)}``, each the best in mean SurfaceDice.
+    Return ``{"brightest": (0.0, share), "ridges": (sigma, share)}``, each the best in mean SurfaceDice.
     """
     candidates = [(sigma, share) for sigma in (0.0, *SIGMAS) for share in SHARES]
     dice = dict.fromkeys(candidates, 0.0)
     for chunk in progress(chunks[::3], desc="trivial masks"):
-        image, label = read_volume(chunk.image_path), read_volume(chunk.label_path)
+        image, label = read_volume(chunk.image_path), read_volume(chunk.require_label())
         for sigma in (0.0, *SIGMAS):
             ridges = _ridges(image, sigma)
             for share in SHARES:
                 mask = _tidy(_brightest(ridges, share))
                 dice[sigma, share] += surface_dice(mask & (label != UNLABELLED), label == SURFACE)
     return {
-        "brightest": max((key for key in candidates if key[0] == 0), key=dice.get),
-        "ridges": max((key for key in candidates if key[0] > 0), key=dice.get),
+        "brightest": max((key for key in candidates if key[0] == 0), key=lambda key: dice[key]),
+        "ridges": max((key for key in candidates if key[0] > 0), key=lambda key: dice[key]),
     }
 
 
-def _ridges(image, sigma):
+def _ridges(image: NDArray[Any], sigma: float) -> NDArray[np.float32]:
     """The negative Laplacian of Gaussian; at scale 0 the grey value itself."""
     image = image.astype(np.float32)
     return image if sigma == 0 else -ndimage.gaussian_laplace(image, sigma)
 
 
-def _brightest(values, share):
+def _brightest(values: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
     return values > np.quantile(values[::2, ::2, ::2], 1 - share)
 
 
-def _tidy(mask):
+def _tidy(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return remove_small_components(close_cylinder(mask, z_radius=1, xy_radius=1), min_size=100)
 
 
-def _read_mask(zip_path, chunk_id):
+def _read_mask(zip_path: Path | str, chunk_id: str) -> NDArray[np.bool_]:
     with make_scratch_folder() as scratch, zipfile.ZipFile(zip_path) as archive:
         return read_volume(archive.extract(f"{chunk_id}.tif", scratch)) > 0
 
 
-def _by_style(chunks):
+def _by_style(chunks: Iterable[Chunk]) -> dict[str, Chunk]:
     """One chunk of each phantom scroll by the scroll's name, test styles first."""
     names = {str(style.scroll_id): name for name, style in STYLES.items()}
     found = {names[chunk.scroll_id]: chunk for chunk in chunks}
     return {name: found[name] for name in (*TEST_STYLES, *TRAIN_STYLES) if name in found}
 
 
-def _configure(folder, seed, tiny):
-    settings = {
+def _configure(folder: Path, seed: int, tiny: bool) -> RunConfig:
+    settings: dict[str, Any] = {
         "data": str(folder / "data"),
         "output": str(folder / "checkpoints"),
         "n_folds": len(TRAIN_STYLES),
@@ -357,7 +313,7 @@ def _configure(folder, seed, tiny):
     return load_config("cpu_demo", settings)
 
 
-def _draw(folder, config, zip_path, summary):
+def _draw(folder: Path, config: RunConfig, zip_path: Path, summary: DemoSummary) -> None:
     """The page of the first test chunk."""
     style = TEST_STYLES[0]
     chunk = _by_style(Competition(config.data).test)[style]
@@ -368,7 +324,7 @@ def _draw(folder, config, zip_path, summary):
         _read_mask(zip_path, chunk.id),
         read_volume(truth / "test_surfaces" / f"{chunk.id}.tif") > 0,
         read_volume(truth / "test_labels" / f"{chunk.id}.tif"),
-        read_log(folder / "checkpoints" / f"fold_{config.folds[0]}"),
+        read_records(folder / "checkpoints" / f"fold_{config.fold_list[0]}", strict=True),
         f"vesuvius_kit demo: test chunk {chunk.id} of the phantom scroll '{style}'",
         summary.to_text().splitlines()[:-2],
     )
@@ -377,12 +333,12 @@ def _draw(folder, config, zip_path, summary):
 class _Stages:
     """Wall time of each stage, kept on disk so that an interrupted demo adds up."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self.seconds = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
 
     @contextmanager
-    def stage(self, name):
+    def stage(self, name: str) -> Iterator[None]:
         logger.info("%s ...", name)
         started = time.monotonic()
         try:

@@ -34,7 +34,7 @@ from vesuvius_kit.data.patches import PatchDataset
 from vesuvius_kit.diagnosis.hook import hold_raise
 from vesuvius_kit.inference.predict import predict_volume
 from vesuvius_kit.io.atomic import write_atomically
-from vesuvius_kit.io.record import EpochRecord
+from vesuvius_kit.io.record import EpochRecord, read_records
 from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score
@@ -241,12 +241,12 @@ def read_curves(log) -> dict:
     dict of str to list
         The rate, the number of interventions, the gradient's norm, and the figures of the validation.
     """
-    epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    epochs = read_records(log, strict=True)
     return {
-        "rate": [epoch["rate"] for epoch in epochs],
-        "interventions": [len(epoch["interventions"]) for epoch in epochs],
-        "gradient_norm": [epoch["train"]["gradient_norm"] for epoch in epochs],
-        **{name: [epoch["validation"][name] for epoch in epochs] for name in epochs[0]["validation"]},
+        "rate": [epoch.rate for epoch in epochs],
+        "interventions": [len(epoch.interventions) for epoch in epochs],
+        "gradient_norm": [epoch.train["gradient_norm"] for epoch in epochs],
+        **{name: [epoch.validation[name] for epoch in epochs] for name in epochs[0].validation},
     }
 
 

@@ -50,10 +50,7 @@ class TimeBudget:
         self._simple_rate = self._mask_rate = 1.2 * (time.monotonic() - before) / first.size
 
     def seconds_left(self) -> float | None:
-        """Return after how many seconds all work with the network must have ended; below 0 when the time is over.
-
-        None without a budget.
-        """
+        """Return after how many seconds all work with the network must have ended, below 0 when it is late; None for never."""
         if self._end is None:
             return None
         return self._end - self._simple_rate * sum(self._voxels[name] for name in self.left) - time.monotonic()

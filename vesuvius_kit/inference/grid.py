@@ -16,18 +16,10 @@ from vesuvius_kit.config import PredictConfig
 
 
 def window_starts(length: int, window: int, overlap: float = PredictConfig.overlap) -> list[int]:
-    """Return the first voxel of each window along one axis, evenly spread so that the last one ends at the border.
+    """Return the first voxel of each window along one axis, evenly spread from 0 to ``length - window``.
 
-    They ascend from 0 to ``length - window``.
-
-    Parameters
-    ----------
-    length
-        Voxels along the axis, at least ``window`` (pad a smaller volume first).
-    window
-        Voxels of a window along the axis.
-    overlap
-        Smallest share of a window that the next one covers again, in [0, 1).
+    ``overlap`` is the smallest share of a window that the next one covers again, in [0, 1). An axis shorter than a window is
+    refused: pad it first.
     """
     window = check_integer("window", window, minimum=1)
     length = check_integer("length", length, minimum=window)

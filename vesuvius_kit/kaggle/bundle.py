@@ -10,50 +10,30 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import vesuvius_kit
 from vesuvius_kit.checks import InputNotFoundError, InputValueError, check_folder, make_folder
-from vesuvius_kit.kaggle import install
+from vesuvius_kit.kaggle import install, wheels
 from vesuvius_kit.kaggle.paths import BUNDLE_KIND, MANIFEST_NAME
-from vesuvius_kit.kaggle.wheels import (
-    PYTHON_VERSIONS,
-    Wheel,
-    build_kit_wheel,
-    check_resolution,
-    obtain_wheel,
-    read_wheel,
-    refusal,
-)
+from vesuvius_kit.kaggle.wheels import PYTHON_VERSIONS, Wheel
 
 INSTALLER_NAME = "install.py"
 _SCRATCH = ".building-"
 # Kaggle's image as of autumn 2026, the versions where the kit's requirements could fail to be met by them. What is not known to
 # be there is carried along: install.py leaves alone what it finds.
-IMAGE = {
-    "torch": "2.10",
-    "torchvision": "0.25",
-    "timm": "1.0.26",
-    "numpy": "2.0",
-    "scipy": "1.16",
-    "numba": "0.60",
-    "scikit-image": "0.25",
-    "albumentations": "2.0.8",
-    "accelerate": None,
-    "safetensors": None,
-    "huggingface-hub": None,
-    "tifffile": None,
-    "pillow": None,
-    "matplotlib": None,
-    "pyyaml": None,
-    "tqdm": None,
-    "packaging": None,
-    "kaggle": None,
-}
+IMAGE: dict[str, str | None] = {"torch": "2.10", "torchvision": "0.25", "timm": "1.0.26", "numpy": "2.0"}
+IMAGE |= {"scipy": "1.16", "numba": "0.60", "scikit-image": "0.25", "albumentations": "2.0.8"}
+# papermill, which runs the notebooks there, asks for tenacity.
+_OF_ANY_VERSION = (
+    "accelerate huggingface-hub kaggle matplotlib packaging pillow pyyaml safetensors tenacity tifffile tqdm"
+)
+IMAGE |= dict.fromkeys(_OF_ANY_VERSION.split())
 # What the installer imports of the kit, and which of the image's packages that takes.
 _NUMERIC = ("numpy", "scipy", "numba", "scikit-image", "tifffile", "pillow")
 _KIT_IMPORTS = {
@@ -68,21 +48,7 @@ _KIT_IMPORTS = {
 
 @dataclass(frozen=True)
 class BundleFile:
-    """One file of a bundle.
-
-    Parameters
-    ----------
-    name : str
-        In the bundle's folder, without folders.
-    package, version : str or None
-        Of a wheel; None for the installer.
-    size : int
-        Bytes.
-    sha256 : str
-        Of the file, in hexadecimal.
-    record_sha256 : str or None
-        Of a wheel's RECORD, by which an unpacked wheel is checked; None for the installer.
-    """
+    """One file of a bundle, by its name without folders; the installer has neither package, version nor RECORD."""
 
     name: str
     package: str | None
@@ -90,27 +56,17 @@ class BundleFile:
     size: int
     sha256: str
     record_sha256: str | None
+    """Of a wheel's RECORD, by which an unpacked wheel is checked."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds.
-
-    Parameters
-    ----------
-    kit_version : str
-        The kit's version.
-    files : tuple of BundleFile
-        Every file except the manifest itself, sorted by name.
-    imports : dict
-        The modules that the installer imports, each with the packages of the image that it needs.
-    digest : str
-        SHA-256 over the files' names and hashes and the imports: it changes when, and only when, the bundle does.
-    """
+    """What a bundle holds beside the manifest itself, sorted by name, and a digest that changes if and only if it does."""
 
     kit_version: str
     files: tuple[BundleFile, ...]
     imports: dict[str, list[str]]
+    """The modules that the installer imports, each with the packages of the image that it needs."""
     digest: str
 
     @property
@@ -119,43 +75,23 @@ class Manifest:
         return sum(file.size for file in self.files)
 
 
-def build_bundle(folder, *, checkout=None, with_imagecodecs: bool = False) -> Manifest:
-    """Build the bundle, or bring an earlier one up to date.
+def build_bundle(folder: Path | str, *, checkout: Path | str | None = None, with_imagecodecs: bool = False) -> Manifest:
+    """Build the bundle, or bring an earlier one up to date; return what was written to ``manifest.json``.
 
-    Packages that are installed here are packed from their installed files, without a network; pip fetches the others.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Made if needed. Files that an earlier bundle had and this one has not are removed; anything else stays.
-    checkout : str or Path, optional
-        The folder of the kit's sources; by default the one this package was imported from.
-    with_imagecodecs : bool
-        Whether to carry imagecodecs, which is compiled and which the kit can do without.
-
-    Returns
-    -------
-    Manifest
-        What was written to ``manifest.json``.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is no checkout.
-    InputValueError
-        The folder holds other things than a bundle, the image does not meet a requirement, a wheel must not travel, does not
-        suit Kaggle's Python versions or cannot be had.
+    Packages that are installed here are packed from their installed files, without a network; pip fetches the others. Files
+    of an earlier bundle that this one has not are removed; a folder that holds other things is refused. Without a
+    ``checkout``, the kit's sources are those this package was imported from.
     """
     folder = Path(folder)
-    checkout = Path(vesuvius_kit.__file__).parents[1] if checkout is None else check_folder("checkout", checkout)
+    checkout = Path(__file__).parents[2] if checkout is None else check_folder("checkout", checkout)
     old_names = _check_target(folder)
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch:
-        wheels = _collect(read_wheel(build_kit_wheel(checkout, scratch)), scratch, with_imagecodecs)
+        chosen = _collect(wheels.read_wheel(wheels.build_kit_wheel(checkout, scratch)), scratch, with_imagecodecs)
         for python_version in PYTHON_VERSIONS:
-            check_resolution([wheel.path for wheel in wheels], python_version)
+            wheels.check_resolution([wheel.path for wheel in chosen], python_version)
         shutil.copyfile(install.__file__, Path(scratch) / INSTALLER_NAME)
-        manifest = _describe(wheels, Path(scratch) / INSTALLER_NAME)
+        manifest = _describe(chosen, Path(scratch) / INSTALLER_NAME)
         names = [file.name for file in manifest.files]
         # In this order whatever is left half-way is known for damaged by its manifest, and mended by building again.
         for name in set(old_names) - set(names):
@@ -167,25 +103,8 @@ def build_bundle(folder, *, checkout=None, with_imagecodecs: bool = False) -> Ma
     return manifest
 
 
-def read_manifest(folder) -> Manifest:
-    """Read a bundle's manifest.
-
-    Parameters
-    ----------
-    folder : str or Path
-        The bundle.
-
-    Returns
-    -------
-    Manifest
-
-    Raises
-    ------
-    InputNotFoundError
-        The folder has no ``manifest.json``.
-    InputValueError
-        That file is not the manifest of a bundle.
-    """
+def read_manifest(folder: Path | str) -> Manifest:
+    """Read a bundle's manifest."""
     path = check_folder("bundle", folder) / MANIFEST_NAME
     if not path.is_file():
         raise InputNotFoundError(f"bundle must hold a {MANIFEST_NAME}, got {folder}")
@@ -198,43 +117,22 @@ def read_manifest(folder) -> Manifest:
             raise ValueError("it names a file in another folder")
         return Manifest(files=files, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputValueError(
-            f"{path} must be the manifest of a bundle, got {type(error).__name__}: {error}"
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise InputValueError(f"{path} must be the manifest of a bundle, got {what}") from error
 
 
-def verify_bundle(folder) -> list[str]:
-    """Check every file of a bundle against its manifest.
-
-    Parameters
-    ----------
-    folder : str or Path
-        The bundle; Kaggle may have unpacked its wheels into folders called ``x.whl`` or ``x``.
-
-    Returns
-    -------
-    list of str
-        What is wrong, one line each; empty for a good bundle.
-
-    Raises
-    ------
-    InputNotFoundError, InputValueError
-        As `read_manifest`.
-    """
+def verify_bundle(folder: Path | str) -> list[str]:
+    """Say what is wrong with the files of a bundle, one line each; Kaggle may have unpacked its wheels."""
     folder = Path(folder)
     manifest = read_manifest(folder)
     problems = []
     for file in manifest.files:
         problems += install.check_entry(folder, asdict(file))
-        if file.package is not None and (reason := refusal(file.name)):
-            problems.append(reason)
+        problems += filter(None, [wheels.refusal(file.name)] if file.package else [])
     if manifest.digest != _digest(manifest.files, manifest.imports):
         problems.append(f"{MANIFEST_NAME} was changed: its digest is not that of its entries")
-    known = {file.name for file in manifest.files}
-    problems += [
-        f"{path.name} is not in the manifest" for path in sorted(folder.glob("*.whl")) if path.name not in known
-    ]
-    return problems
+    strangers = {path.name for path in folder.glob("*.whl")} - {file.name for file in manifest.files}
+    return problems + [f"{name} is not in the manifest" for name in sorted(strangers)]
 
 
 def _check_target(folder: Path) -> list[str]:
@@ -251,9 +149,9 @@ def _check_target(folder: Path) -> list[str]:
     return []
 
 
-def _collect(kit: Wheel, folder, with_imagecodecs: bool) -> list[Wheel]:
+def _collect(kit: Wheel, folder: Path | str, with_imagecodecs: bool) -> list[Wheel]:
     """The kit's wheel and, transitively, every wheel it needs that the image lacks."""
-    wheels = {kit.name: kit}
+    chosen = {kit.name: kit}
     pending = [(requirement, kit.name) for requirement in kit.requires]
     if with_imagecodecs:
         pending.append((Requirement("imagecodecs"), kit.name))
@@ -262,58 +160,46 @@ def _collect(kit: Wheel, folder, with_imagecodecs: bool) -> list[Wheel]:
         name = canonicalize_name(requirement.name)
         if not _applies(requirement):
             continue
-        if name in IMAGE:
-            there = IMAGE[name]
-        elif name in wheels:
-            there = wheels[name].version
-        else:
-            wheel = wheels[name] = read_wheel(obtain_wheel(requirement, folder))
-            if reason := refusal(wheel.path.name):
+        if name not in IMAGE and name not in chosen:
+            wheel = chosen[name] = wheels.read_wheel(wheels.obtain_wheel(requirement, folder))
+            if reason := wheels.refusal(wheel.path.name):
                 raise InputValueError(f"a bundle must not hold {wheel.path.name}, asked for by {asked_by}: {reason}")
             pending += [(needed, name) for needed in wheel.requires]
-            there = wheel.version
+        there = IMAGE[name] if name in IMAGE else chosen[name].version
         if there is not None and not requirement.specifier.contains(there, prereleases=True):
             raise InputValueError(f"{asked_by} must work with {name} {there} on Kaggle, but asks for {requirement}")
-    for wheel in wheels.values():
-        for python_version in PYTHON_VERSIONS:
-            if not wheel.requires_python.contains(f"{python_version}.0"):
-                raise InputValueError(
-                    f"{wheel.path.name} must be for Python {python_version}, asks for {wheel.requires_python}"
-                )
-    return sorted(wheels.values(), key=lambda wheel: wheel.path.name)
+    for wheel, version in product(chosen.values(), PYTHON_VERSIONS):
+        asked = wheel.requires_python
+        if not asked.contains(f"{version}.0"):
+            raise InputValueError(f"{wheel.path.name} must be for Python {version}, asks for {asked}")
+    return sorted(chosen.values(), key=lambda wheel: wheel.path.name)
 
 
 def _applies(requirement: Requirement) -> bool:
     """Whether a requirement holds on Kaggle: without extras, on Linux, for any of its Python versions."""
-    if requirement.marker is None:
-        return True
     kaggle = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
-    return any(
-        requirement.marker.evaluate(
-            {**kaggle, "extra": "", "python_version": version, "python_full_version": f"{version}.0"}
-        )
-        for version in PYTHON_VERSIONS
-    )
+    pythons = [{"python_version": version, "python_full_version": f"{version}.0"} for version in PYTHON_VERSIONS]
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({**kaggle, **python, "extra": ""}) for python in pythons)
 
 
-def _describe(wheels: list[Wheel], installer: Path) -> Manifest:
-    kit = next(wheel for wheel in wheels if wheel.name == "vesuvius-kit")
-    files = [_file(wheel.path, wheel.name, wheel.version, wheel.record_sha256) for wheel in wheels]
-    files.append(_file(installer, None, None, None))
-    files = tuple(sorted(files, key=lambda file: file.name))
+def _describe(chosen: Sequence[Wheel], installer: Path) -> Manifest:
+    kit = next(wheel for wheel in chosen if wheel.name == "vesuvius-kit")
+    files = [_file(wheel.path, wheel.name, wheel.version, wheel.record_sha256) for wheel in chosen]
+    files = sorted([*files, _file(installer, None, None, None)], key=lambda file: file.name)
     imports = {module: list(needs) for module, needs in _KIT_IMPORTS.items()}
-    for wheel in wheels:
+    for wheel in chosen:
         if wheel is not kit:
             required = {canonicalize_name(requirement.name) for requirement in wheel.requires if _applies(requirement)}
             imports |= {module: sorted(required & set(IMAGE)) for module in wheel.modules}
-    return Manifest(kit.version, files, imports, _digest(files, imports))
+    return Manifest(kit.version, tuple(files), imports, _digest(files, imports))
 
 
-def _file(path: Path, package, version, record_sha256) -> BundleFile:
+def _file(path: Path, package: str | None, version: str | None, record_sha256: str | None) -> BundleFile:
     content = path.read_bytes()
     return BundleFile(path.name, package, version, len(content), hashlib.sha256(content).hexdigest(), record_sha256)
 
 
-def _digest(files, imports) -> str:
+def _digest(files: Sequence[BundleFile], imports: Mapping[str, Sequence[str]]) -> str:
     content = [[[file.name, file.sha256] for file in files], imports]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,394 +1,169 @@
-"""What the kit asks of Kaggle: data sets, notebooks and submissions, one method for each request.
+"""What the kit asks of Kaggle: data sets, notebooks and submissions, one method for each request."""
 
-The requests and responses are those of the official client (kagglesdk); `vesuvius_kit.kaggle.connection` sends them.
-"""
-
-import io
-import zipfile
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vesuvius_kit.kaggle.connection import Connection, discreet
 from vesuvius_kit.kaggle.errors import KaggleError
+from vesuvius_kit.kaggle.official import fill, refuse_error, request, unpack
+
+# What cannot be seen, or is not there: Kaggle also answers 403 in the first moments of a new data set.
+_ABSENT = (403, 404)
+_SOURCES = {f"{kind}_sources": f"{kind}_data_sources" for kind in ("dataset", "competition", "kernel", "model")}
+_PUSHED = ("language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape",
+           "docker_image_pinning_type")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RemoteKernel:
-    """The newest version of a notebook, as Kaggle tells it.
-
-    Parameters
-    ----------
-    version : int
-        Its number; 0 if Kaggle does not say.
-    sources : dict of str to tuple of str
-        What it reads, by the keys of ``kernel-metadata.json``.
-    text : str
-        The notebook itself, which Kaggle may have formatted anew.
-    """
+    """The newest version (0: not told) of a notebook, what it reads but for models, and its text, perhaps formatted anew."""
 
     version: int
-    sources: dict
+    sources: dict[str, tuple[str, ...]]
     text: str
 
 
 class KaggleClient(Connection):
-    """What a user may ask of Kaggle; constructed as a `vesuvius_kit.kaggle.connection.Connection`."""
+    """What a user may ask of Kaggle; data sets and notebooks are named ``owner/slug``."""
 
     @discreet
-    def dataset_state(self, dataset):
-        """Return the processing state of a data set's newest version.
-
-        Parameters
-        ----------
-        dataset : str
-            ``owner/slug``.
-
-        Returns
-        -------
-        str or None
-            ``READY``, ``FAILED``, or a state on the way; None if the user cannot see such a data set, which is also Kaggle's
-            answer (403) in the first moments of a new one.
-        """
-        from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetStatusRequest
-
-        request = ApiGetDatasetStatusRequest()
-        request.owner_slug, request.dataset_slug = dataset.split("/")
-        answer = self._ask(
-            f"the state of data set {dataset}",
-            lambda kaggle: kaggle.datasets.dataset_api_client.get_dataset_status(request),
-            absent=(403, 404),
-        )
+    def dataset_state(self, dataset: str) -> str | None:
+        """Return ``READY``, ``FAILED``, or a state on the way of a data set's newest version; None if none is visible."""
+        send = request("datasets", "GetDatasetStatus", **_split(dataset))
+        answer = self._ask(f"the state of data set {dataset}", send, _ABSENT)
         return None if answer is None else answer.status.name
 
     @discreet
-    def dataset_version(self, dataset):
-        """Return the number of a data set's newest version.
-
-        Parameters
-        ----------
-        dataset : str
-            ``owner/slug``.
-
-        Returns
-        -------
-        int
-            0 if the user cannot see such a data set.
-        """
-        from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
-
-        request = ApiGetDatasetRequest()
-        request.owner_slug, request.dataset_slug = dataset.split("/")
-        answer = self._ask(
-            f"the version of data set {dataset}",
-            lambda kaggle: kaggle.datasets.dataset_api_client.get_dataset(request),
-            absent=(403, 404),
-        )
+    def dataset_version(self, dataset: str) -> int:
+        """Return the number of a data set's newest version; 0 if none is visible."""
+        send = request("datasets", "GetDataset", **_split(dataset))
+        answer = self._ask(f"the version of data set {dataset}", send, _ABSENT)
         return 0 if answer is None else answer.current_version_number or 0
 
     @discreet
-    def dataset_file(self, dataset, name):
-        """Return the content of one small file of a data set's newest version.
-
-        Parameters
-        ----------
-        dataset : str
-            ``owner/slug``.
-        name : str
-            The file's name.
-
-        Returns
-        -------
-        bytes or None
-            None if there is no such file, or no such data set.
-        """
-        from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
-
-        request = ApiDownloadDatasetRequest()
-        request.owner_slug, request.dataset_slug = dataset.split("/")
-        request.file_name = name
-        answer = self._ask(
-            f"{name} of data set {dataset}",
-            lambda kaggle: kaggle.datasets.dataset_api_client.download_dataset(request).content,
-            absent=(403, 404),
-        )
-        if answer is not None and answer[:4] == b"PK\x03\x04":
-            # Kaggle sends some files packed.
-            with zipfile.ZipFile(io.BytesIO(answer)) as archive:
-                return archive.read(archive.namelist()[0])
-        return answer
+    def dataset_file(self, dataset: str, name: str) -> bytes | None:
+        """Return the content of one small file of a data set's newest version; None if there is none."""
+        send = request("datasets", "DownloadDataset", **_split(dataset), file_name=name)
+        content = self._ask(f"{name} of data set {dataset}", lambda kaggle: send(kaggle).content, _ABSENT)
+        return None if content is None else unpack(content)
 
     @discreet
-    def create_dataset(self, dataset, title, files):
-        """Create a private data set from uploaded files.
-
-        Parameters
-        ----------
-        dataset : str
-            ``owner/slug``.
-        title : str
-            6 to 50 characters.
-        files : dict of str to str
-            Token of each file by its path within the data set.
-        """
-        from kagglesdk.datasets.types.dataset_api_service import ApiCreateDatasetRequest
-
-        request = ApiCreateDatasetRequest()
-        request.owner_slug, request.slug = dataset.split("/")
-        request.title = title
-        request.license_name = "MIT"
-        request.is_private = True
-        _fill_tree(request, files)
-        self._write_dataset(
-            f"creating data set {dataset}",
-            lambda kaggle: kaggle.datasets.dataset_api_client.create_dataset(request),
-            lambda: self.dataset_state(dataset) is not None,
-        )
+    def create_dataset(self, dataset: str, title: str, files: Mapping[str, str]) -> None:
+        """Create a private data set from the tokens of uploaded files by their paths; the title has 6 to 50 characters."""
+        owner, slug = dataset.split("/")
+        about = {"owner_slug": owner, "slug": slug, "title": title, "license_name": "MIT", "is_private": True}
+        send, what = request("datasets", "CreateDataset", **about, **_tree(files)), f"creating data set {dataset}"
+        refuse_error(what, self._do_once(what, send, lambda: self.dataset_state(dataset) is not None))
 
     @discreet
-    def create_dataset_version(self, dataset, notes, files):
-        """Make uploaded files the newest version of a data set.
-
-        Parameters
-        ----------
-        dataset : str
-            ``owner/slug``.
-        notes : str
-            Shown beside the version.
-        files : dict of str to str
-            Token of each file by its path within the data set.
-        """
-        from kagglesdk.datasets.types.dataset_api_service import (
-            ApiCreateDatasetVersionRequest,
-            ApiCreateDatasetVersionRequestBody,
-        )
-
-        before = self.dataset_version(dataset)
-        request = ApiCreateDatasetVersionRequest()
-        request.owner_slug, request.dataset_slug = dataset.split("/")
-        request.body = ApiCreateDatasetVersionRequestBody()
-        request.body.version_notes = notes
-        _fill_tree(request.body, files)
-        self._write_dataset(
-            f"a new version of data set {dataset}",
-            lambda kaggle: kaggle.datasets.dataset_api_client.create_dataset_version(request),
-            lambda: self.dataset_version(dataset) > before,
-        )
-
-    def _write_dataset(self, what, send, happened):
-        answer = self._do_once(what, send, happened)
-        if answer is not None and (answer.error or (answer.status or "").lower() == "error"):
-            raise KaggleError(self.scrub(f"{what}: {answer.error or 'refused without a reason'}"), kind="refused")
+    def create_dataset_version(self, dataset: str, notes: str, files: Mapping[str, str]) -> None:
+        """Make uploaded files, given as to `create_dataset`, the newest version of a data set."""
+        before, what = self.dataset_version(dataset), f"a new version of data set {dataset}"
+        body = fill("datasets", "ApiCreateDatasetVersionRequestBody", version_notes=notes, **_tree(files))
+        send = request("datasets", "CreateDatasetVersion", **_split(dataset), body=body)
+        refuse_error(what, self._do_once(what, send, lambda: self.dataset_version(dataset) > before))
 
     @discreet
-    def kernel(self, kernel):
-        """Return what Kaggle knows of a notebook's newest version.
-
-        Parameters
-        ----------
-        kernel : str
-            ``owner/slug``.
-
-        Returns
-        -------
-        RemoteKernel or None
-            None if the user cannot see such a notebook.
-        """
-        from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-
-        request = ApiGetKernelRequest()
-        request.user_name, request.kernel_slug = kernel.split("/")
-        answer = self._ask(
-            f"the version of notebook {kernel}",
-            lambda kaggle: kaggle.kernels.kernels_api_client.get_kernel(request),
-            absent=(403, 404),
-        )
+    def kernel(self, kernel: str) -> RemoteKernel | None:
+        """Return what Kaggle knows of a notebook's newest version; None if none is visible."""
+        send = request("kernels", "GetKernel", **_split(kernel, "user_name", "kernel_slug"))
+        answer = self._ask(f"the version of notebook {kernel}", send, _ABSENT)
         if answer is None or answer.metadata is None:
             return None
-        known = answer.metadata
-        sources = {
-            "dataset_sources": tuple(known.dataset_data_sources or ()),
-            "competition_sources": tuple(known.competition_data_sources or ()),
-            "kernel_sources": tuple(known.kernel_data_sources or ()),
-        }
-        return RemoteKernel(known.current_version_number or 0, sources, answer.blob.source if answer.blob else "")
+        known, text = answer.metadata, answer.blob.source if answer.blob else ""
+        told = {key: getattr(known, field, None) for key, field in _SOURCES.items() if key != "model_sources"}
+        sources = {key: tuple(names or ()) for key, names in told.items()}
+        return RemoteKernel(known.current_version_number or 0, sources, text)
 
     @discreet
-    def push_kernel(self, kernel, folder, happened):
-        """Push a notebook, which starts it.
+    def push_kernel(self, metadata: Mapping[str, Any], notebook: Path, happened: Callable[[], bool]) -> Any:
+        """Push a notebook, which starts it; return kagglesdk's answer, or None if it was lost and the notebook is there.
 
-        Parameters
-        ----------
-        kernel : str
-            ``owner/slug``, as in the metadata.
-        folder : str or Path
-            Holds ``kernel-metadata.json`` and the notebook.
-        happened : callable
-            Called without arguments when the answer was lost: whether the notebook was pushed nevertheless.
-
-        Returns
-        -------
-        kagglesdk ApiSaveKernelResponse or None
-            None if the notebook was pushed and the answer was lost.
-
-        Raises
-        ------
-        KaggleError
-            Kaggle refused.
+        ``metadata`` is the content of ``kernel-metadata.json``. ``happened`` says, when the answer was lost, whether the
+        notebook was pushed nevertheless.
         """
-        what = f"pushing notebook {kernel}"
-        answer = self._do_once(what, lambda _: self._api.kernels_push(str(folder)), happened)
-        if answer is not None and answer.error:
-            raise KaggleError(self.scrub(f"{what}: {answer.error}"), kind="refused")
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        for cell in content["cells"]:
+            # A list of lines is allowed in a notebook, but not by the server.
+            cell["source"] = "".join(cell["source"])
+            if cell["cell_type"] == "code":
+                cell["outputs"] = []
+        fields = {key: metadata[key] for key in _PUSHED} | {field: metadata[key] for key, field in _SOURCES.items()}
+        fields |= {"slug": metadata["id"], "new_title": metadata["title"], "category_ids": metadata["keywords"]}
+        what = f"pushing notebook {metadata['id']}"
+        answer = self._do_once(what, request("kernels", "SaveKernel", **fields, text=json.dumps(content)), happened)
+        refuse_error(what, answer)
         return answer
 
     @discreet
-    def kernel_state(self, kernel, version):
-        """Return the state of one version of a notebook and the reason if it failed.
-
-        Parameters
-        ----------
-        kernel : str
-            ``owner/slug``.
-        version : int
-            As `push_kernel` returned it.
-
-        Returns
-        -------
-        state : str
-            ``QUEUED``, ``RUNNING``, ``COMPLETE``, ``ERROR``, ``CANCEL_ACKNOWLEDGED`` and so on.
-        reason : str
-        """
-        from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
-
-        request = ApiGetKernelSessionStatusRequest()
-        request.user_name, request.kernel_slug = kernel.split("/")
-        # A bare number is answered with 404; without a label the newest version answers for all.
-        request.version_label = f"v{version}"
-        answer = self._ask(
-            f"the state of notebook {kernel} version {version}",
-            lambda kaggle: kaggle.kernels.kernels_api_client.get_kernel_session_status(request),
-        )
+    def kernel_state(self, kernel: str, version: int) -> tuple[str, str]:
+        """Return the state of one version of a notebook (``QUEUED``, ``COMPLETE`` and so on) and the reason if it failed."""
+        send = request("kernels", "GetKernelSessionStatus", **_label(kernel, version))
+        answer = self._ask(f"the state of notebook {kernel} version {version}", send)
         return answer.status.name, self.scrub(answer.failure_message or "")
 
     @discreet
-    def kernel_output(self, kernel, version):
-        """Return where the files that one version of a notebook left can be fetched, and its log.
-
-        Parameters
-        ----------
-        kernel : str
-            ``owner/slug``.
-        version : int
-            As `push_kernel` returned it.
-
-        Returns
-        -------
-        urls : dict of str to str
-            Address of each file by its path within the output.
-        log : str
-        """
-        from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
-
-        urls, log, token = {}, "", ""
-        while True:
-            request = ApiListKernelSessionOutputRequest()
-            request.user_name, request.kernel_slug = kernel.split("/")
-            request.version_label = f"v{version}"
-            request.page_size = 100
-            if token:
-                request.page_token = token
-            answer = self._ask(
-                f"the output of notebook {kernel} version {version}",
-                lambda kaggle, request=request: kaggle.kernels.kernels_api_client.list_kernel_session_output(request),
-            )
+    def kernel_output(self, kernel: str, version: int) -> tuple[dict[str, str], str]:
+        """Return the address of each file that one version of a notebook left, by its path, and the log."""
+        what, urls, log = f"the output of notebook {kernel} version {version}", {}, ""
+        for answer in self._pages(what, "kernels", "ListKernelSessionOutput", **_label(kernel, version)):
             urls.update({file.file_name: file.url for file in answer.files or []})
             log = log or answer.log or ""
-            if not answer.next_page_token or answer.next_page_token == token:
-                return urls, self.hide(log)
-            token = answer.next_page_token
+        return urls, self.hide(log)
 
     @discreet
-    def submit(self, competition, kernel, version, file_name, description):
-        """Submit the output of one version of a notebook to a code competition.
-
-        Parameters
-        ----------
-        competition : str
-            Its slug.
-        kernel : str
-            ``owner/slug``.
-        version : int
-            As `push_kernel` returned it.
-        file_name : str
-            The file that the notebook leaves.
-        description : str
-            Shown beside the submission; `find_submission` finds it again by it.
-        """
+    def submit(self, competition: str, kernel: str, version: int, file_name: str, description: str) -> None:
+        """Submit a file that one version of a notebook left; `find_submission` finds it by the description."""
+        fields = {**_split(kernel, "kernel_owner", "kernel_slug"), "kernel_version": version, "file_name": file_name}
+        fields |= {"competition_name": competition, "submission_description": description}
         what = f"submitting {kernel} version {version} to {competition}"
-        answer = self._do_once(
-            what,
-            lambda _: self._api.competition_submit_code(
-                file_name, description, competition, kernel, version, quiet=True
-            ),
-            lambda: self.find_submission(competition, description) is not None,
-        )
-        if answer is not None and not answer.ref and self.find_submission(competition, description) is None:
-            raise KaggleError(self.scrub(f"{what}: {answer.message or 'refused without a reason'}"), kind="refused")
+
+        def is_there() -> bool:
+            return self.find_submission(competition, description) is not None
+
+        answer = self._do_once(what, request("competitions", "CreateCodeSubmission", **fields), is_there)
+        if answer is not None and not answer.ref and not is_there():
+            raise KaggleError(f"{what}: {answer.message or 'refused without a reason'}", "refused")
 
     @discreet
-    def find_submission(self, competition, description):
-        """Return the newest submission with a description.
-
-        Parameters
-        ----------
-        competition : str
-            Its slug.
-        description : str
-            Exactly as it was given to `submit`.
-
-        Returns
-        -------
-        kagglesdk ApiSubmission or None
-            With ``status.name`` (``PENDING``, ``COMPLETE``, ``ERROR``), ``public_score``, ``error_description``.
-        """
-        from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
-
-        token = ""
-        while True:
-            request = ApiListSubmissionsRequest()
-            request.competition_name = competition
-            request.page_size = 100
-            if token:
-                request.page_token = token
-            answer = self._ask(
-                f"the submissions to {competition}",
-                lambda kaggle, request=request: kaggle.competitions.competition_api_client.list_submissions(request),
-            )
+    def find_submission(self, competition: str, description: str) -> Any:
+        """Return the newest submission with exactly this description, kagglesdk's ApiSubmission; None if there is none."""
+        what, method = f"the submissions to {competition}", "ListSubmissions"
+        for answer in self._pages(what, "competitions", method, competition_name=competition):
             for submission in answer.submissions or []:
                 if submission.description == description:
                     return submission
+        return None
+
+    def _pages(self, what: str, service: str, method: str, **fields: Any) -> Iterator[Any]:
+        """Every answer to a request that Kaggle answers page by page."""
+        token = ""
+        while True:
+            answer = self._ask(what, request(service, method, **fields, page_size=100, page_token=token or None))
+            yield answer
             if not answer.next_page_token or answer.next_page_token == token:
-                return None
+                return
             token = answer.next_page_token
 
 
-def _fill_tree(request, files):
-    """Put tokens into a request's files and directories."""
-    from kagglesdk.datasets.types.dataset_api_service import ApiDatasetNewFile, ApiUploadDirectoryInfo
+def _split(ref: str, owner_field: str = "owner_slug", slug_field: str = "dataset_slug") -> dict[str, Any]:
+    owner, slug = ref.split("/")
+    return {owner_field: owner, slug_field: slug}
 
-    folders = {(): request}
-    for name, token in sorted(files.items()):
-        *parents, _ = Path(name).parts
-        for depth in range(1, len(parents) + 1):
-            key = tuple(parents[:depth])
-            if key not in folders:
-                folder = ApiUploadDirectoryInfo()
-                folder.name = key[-1]
-                folder.files, folder.directories = [], []
-                above = folders[key[:-1]]
-                above.directories = [*(above.directories or []), folder]
-                folders[key] = folder
-        entry = ApiDatasetNewFile()
-        entry.token = token
-        owner = folders[tuple(parents)]
-        owner.files = [*(owner.files or []), entry]
+
+def _label(kernel: str, version: int) -> dict[str, Any]:
+    # A bare number is answered with 404; without a label the newest version answers for all.
+    return {**_split(kernel, "user_name", "kernel_slug"), "version_label": f"v{version}"}
+
+
+def _tree(files: Mapping[str, str]) -> dict[str, Any]:
+    """The tokens of files by their paths as the files and directories of a request."""
+    here = [fill("datasets", "ApiDatasetNewFile", token=files[name]) for name in sorted(files) if "/" not in name]
+    below: dict[str, dict[str, str]] = {}
+    for folder, name, token in ((*name.split("/", 1), token) for name, token in sorted(files.items()) if "/" in name):
+        below.setdefault(folder, {})[name] = token
+    kind = "ApiUploadDirectoryInfo"
+    return {"files": here, "directories": [fill("datasets", kind, name=name, **_tree(below[name])) for name in below]}

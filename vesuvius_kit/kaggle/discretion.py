@@ -13,6 +13,8 @@ import os
 import re
 import threading
 import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 HIDDEN = "***"
@@ -28,63 +30,35 @@ _PATTERNS = (
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*"), rf"\1?{HIDDEN}"),
     (re.compile(r"(?<=[\w/])\?(?=[\w.-]+=)[^\s'\"]+"), f"?{HIDDEN}"),
 )
-_watching = []
-_watching_lock = threading.Lock()
 
 
 def is_secret_name(name: str) -> bool:
-    """Say whether a variable of this name usually holds a secret.
-
-    Parameters
-    ----------
-    name : str
-        Of an environment variable.
-
-    Returns
-    -------
-    bool
-    """
+    """Say whether an environment variable of this name usually holds a secret."""
     return bool(_SECRET_NAMES.search(name))
 
 
 class Discretion:
     """The secrets of one user. Begins with those of the environment: tokens, keys, the password of a proxy."""
 
-    def __init__(self):
-        self._forms = set()
+    def __init__(self) -> None:
+        self._forms: set[str] = set()
         for name, value in os.environ.items():
             # The name of a file is none; it is wanted in messages.
-            if is_secret_name(name) and len(value) >= 8 and not _is_path(value):
+            if is_secret_name(name) and len(value) >= 8 and not os.path.exists(value):
                 self.add(value)
-        for name in PROXY_VARIABLES:
-            self._add_address(os.environ.get(name, ""))
+        for address in filter(None, map(os.environ.get, PROXY_VARIABLES)):
+            with contextlib.suppress(ValueError):
+                parts = urlsplit(address if "://" in address else f"http://{address}")
+                for password in {parts.password, unquote(parts.password)} if parts.password else ():
+                    self.add(password, unquote(parts.username or ""))
 
     def add(self, secret: str, username: str = "") -> None:
-        """Keep a secret from now on.
-
-        Parameters
-        ----------
-        secret : str
-            What nobody shall read.
-        username : str
-            With whom it is sent, in base64, as basic authentication wants it.
-        """
+        """Keep a secret from now on, also as basic authentication sends it with a user name."""
         texts = {secret, secret.strip()} | ({f"{username}:{secret}"} if username else set())
-        for text in texts:
-            self._forms |= {form for form in _forms(text) if len(form) >= SHORTEST}
+        self._forms |= {form for text in texts for form in _forms(text) if len(form) >= SHORTEST}
 
-    def hide(self, text) -> str:
-        """Return a text, its lines as they are, without secrets and without what follows the ``?`` of an address.
-
-        Parameters
-        ----------
-        text : str
-            Anything that may be shown.
-
-        Returns
-        -------
-        str
-        """
+    def hide(self, text: object) -> str:
+        """Return a text, its lines as they are, without secrets and without what follows the ``?`` of an address."""
         text = str(text)
         for form in sorted(self._forms, key=len, reverse=True):
             text = text.replace(form, HIDDEN)
@@ -92,59 +66,37 @@ class Discretion:
             text = pattern.sub(shown, text)
         return text
 
-    def scrub(self, text) -> str:
-        """Return a text as one line, see `hide`.
-
-        Parameters
-        ----------
-        text : str
-            Anything that may be shown.
-
-        Returns
-        -------
-        str
-        """
+    def scrub(self, text: object) -> str:
+        """Return a text as one line, see `hide`."""
         # Hidden before and after: a secret may hold a line break, or stand beside one.
         return self.hide(" ".join(self.hide(text).split()))
 
     def shows(self, text: str) -> bool:
-        """Say whether a text holds a secret.
-
-        Parameters
-        ----------
-        text : str
-            Anything.
-
-        Returns
-        -------
-        bool
-        """
+        """Say whether a text holds a secret."""
         return any(form in text for form in self._forms)
 
     @contextlib.contextmanager
-    def watch(self):
+    def watch(self) -> Iterator[None]:
         """Hide secrets in every log record made within the block, by whatever library, its traceback included."""
-        with _watching_lock:
+        with _lock:
+            if not _watching:
+                _undo.append(_start_watching())
             _watching.append(self)
-            if len(_watching) == 1:
-                _start_watching()
         try:
             yield
         finally:
-            with _watching_lock:
+            with _lock:
                 _watching.remove(self)
                 if not _watching:
-                    _stop_watching()
-
-    def _add_address(self, address):
-        with contextlib.suppress(ValueError):
-            parts = urlsplit(address if "://" in address else f"http://{address}")
-            if parts.password:
-                for password in {parts.password, unquote(parts.password)}:
-                    self.add(password, unquote(parts.username or ""))
+                    _undo.pop()()
 
 
-def _forms(text):
+_watching: list[Discretion] = []
+_undo: list[Callable[[], None]] = []
+_lock = threading.Lock()
+
+
+def _forms(text: str) -> Iterator[str]:
     """A secret as it stands in an address, in JSON, in a message that quotes it, in base64."""
     encoded = text.encode("utf-8", "surrogatepass")
     yield text
@@ -155,47 +107,35 @@ def _forms(text):
         yield from (form, form.rstrip("="))
 
 
-def _is_path(value):
-    try:
-        return os.path.exists(value)
-    except ValueError:
-        return False
-
-
-def _start_watching():
-    """Records go through a factory: a filter would miss the loggers that a library makes later."""
+def _start_watching() -> Callable[[], None]:
+    """Records go through a factory: a filter would miss the loggers that a library makes later. Returns how to stop."""
     make, debug_level = logging.getLogRecordFactory(), http.client.HTTPConnection.debuglevel
     # At its debug level http.client prints every header.
     http.client.HTTPConnection.debuglevel = 0
 
-    def make_hidden(*arguments, **keywords):
+    def make_hidden(*arguments: Any, **keywords: Any) -> logging.LogRecord:
         record = make(*arguments, **keywords)
-        text = _hide_all(_message_of(record))
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError, KeyError):
+            text = f"{record.msg} {record.args}"
         if record.exc_info and record.exc_info[1] is not None:
             record.exc_text = _hide_all("".join(traceback.format_exception(*record.exc_info)).rstrip())
             record.exc_info = None
-        record.msg, record.args = text, ()
+        record.msg, record.args = _hide_all(text), ()
         return record
 
-    make_hidden.undo = (make, debug_level)
+    def stop() -> None:
+        # Whoever put another factory over this one keeps it.
+        if logging.getLogRecordFactory() is make_hidden:
+            logging.setLogRecordFactory(make)
+            http.client.HTTPConnection.debuglevel = debug_level
+
     logging.setLogRecordFactory(make_hidden)
+    return stop
 
 
-def _stop_watching():
-    current = logging.getLogRecordFactory()
-    if hasattr(current, "undo"):
-        make, http.client.HTTPConnection.debuglevel = current.undo
-        logging.setLogRecordFactory(make)
-
-
-def _message_of(record):
-    try:
-        return record.getMessage()
-    except (TypeError, ValueError, KeyError):
-        return f"{record.msg} {record.args}"
-
-
-def _hide_all(text):
+def _hide_all(text: str) -> str:
     for discretion in tuple(_watching):
         text = discretion.hide(text)
     return text

@@ -10,33 +10,23 @@ import tempfile
 from pathlib import Path
 
 
-def execute_notebook(source, saved, timeout_seconds: float) -> str:
+def execute_notebook(source: Path | str, saved: Path | str, timeout_seconds: float) -> str:
     """Run a notebook in a fresh kernel of this interpreter, in the current folder, and save it with its outputs.
 
-    Parameters
-    ----------
-    source : str or Path
-        The notebook.
-    saved : str or Path
-        Where it is written with its outputs, also when a cell failed.
-    timeout_seconds : float
-        For each cell.
-
-    Returns
-    -------
-    str
-        "" when every cell ran; else the error of the cell that failed, its last line first.
+    The limit is for each cell. Returns "", or the error of the cell that failed, its last line first.
     """
     import nbformat
     from jupyter_client.manager import KernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    notebook = nbformat.read(source, as_version=4)
+    notebook = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call] # it claims to be typed
     # This interpreter rather than a kernel installed under the name python3; sockets of files rather than of a network.
     sockets = tempfile.TemporaryDirectory(prefix="kernel_")
     manager = KernelManager(transport="ipc", ip=f"{sockets.name}/socket", kernel_name="python3")
-    manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = manager.kernel_spec
+    assert kernel is not None, "every manager has the kernel python3"
+    kernel.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     client = NotebookClient(notebook, km=manager, timeout=timeout_seconds)
     try:
         client.execute()
@@ -50,7 +40,7 @@ def execute_notebook(source, saved, timeout_seconds: float) -> str:
         if manager.has_kernel:
             manager.shutdown_kernel(now=True)
         sockets.cleanup()
-        nbformat.write(notebook, saved)
+        nbformat.write(notebook, saved)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

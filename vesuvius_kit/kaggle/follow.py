@@ -4,11 +4,12 @@ import logging
 from pathlib import Path
 
 from vesuvius_kit.checks import InputError, make_folder
-from vesuvius_kit.console import no_progress
-from vesuvius_kit.io.volume import write_atomically
+from vesuvius_kit.console import Progress, no_progress
+from vesuvius_kit.io.atomic import write_atomically
+from vesuvius_kit.kaggle.client import KaggleClient
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.paths import COMPETITION_SLUG
-from vesuvius_kit.kaggle.push import forget_run
+from vesuvius_kit.kaggle.push import KernelRun, forget_run
 
 logger = logging.getLogger(__name__)
 
@@ -17,36 +18,36 @@ RUN_WAIT_SECONDS = 14 * 3600.0
 UNKNOWN_SECONDS = 300.0
 
 
-def follow(client, run, folder, *, wait_seconds=RUN_WAIT_SECONDS, progress=no_progress) -> Path:
-    """Wait until a notebook has ended and fetch what it left.
+def follow(
+    client: KaggleClient,
+    run: KernelRun,
+    folder: Path | str,
+    *,
+    wait_seconds: float = RUN_WAIT_SECONDS,
+    progress: Progress = no_progress,
+) -> Path:
+    """Wait until a notebook has ended and fetch what it left, its log too, to ``output/<slug>-v<version>/`` in a folder.
 
-    Parameters
-    ----------
-    client : KaggleClient
-        Who asks.
-    run : KernelRun
-        What to wait for.
-    folder : str or Path
-        Gets ``output/<slug>-v<version>/``; files that are there are not fetched again.
-    wait_seconds : float
-        How long at most.
-    progress : callable
-        See `vesuvius_kit.console`.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder of the output, the log in it.
-
-    Raises
-    ------
-    KaggleError
-        The notebook ended with an error, was cancelled, or did not end in time.
+    Files that are there are not fetched again. A notebook that failed is a `KaggleError` that says where its log is.
     """
-    slug = run.kernel.split("/")[1]
-    output = Path(folder) / "output" / f"{slug}-v{run.version}"
-    name, state = f"notebook {run.kernel} version {run.version}", None
-    for waited in client.poll(slug, wait_seconds, 15, 60, progress):
+    output = Path(folder) / "output" / f"{run.slug}-v{run.version}"
+    if not (ended := _wait_for_end(client, run, wait_seconds, progress)):
+        _fetch_output(client, run, output, progress)
+        return output
+    # The same content may be tried again: the version that failed is forgotten.
+    forget_run(folder, run.kernel)
+    try:
+        _fetch_output(client, run, output, no_progress, files=False)
+        where = f"the log in {output}"
+    except KaggleError as error:
+        where = f"no log ({error})"
+    raise KaggleError(f"{run} {ended}; see {run.url} and {where}")
+
+
+def _wait_for_end(client: KaggleClient, run: KernelRun, wait_seconds: float, progress: Progress) -> str:
+    """Return "", or how the run failed."""
+    state = ""
+    for waited in client.poll(run.slug, wait_seconds, 15, 60, progress):
         try:
             before, (state, reason) = state, client.kernel_state(run.kernel, run.version)
         except KaggleError as error:
@@ -55,34 +56,22 @@ def follow(client, run, folder, *, wait_seconds=RUN_WAIT_SECONDS, progress=no_pr
                 raise
             continue
         if state != before:
-            logger.info("%s: %s", name, state)
-        if state in ("COMPLETE", "ERROR") or state.startswith("CANCEL"):
-            break
-    else:
-        raise KaggleError(
-            f"{name}: still {state or 'unknown'} after {wait_seconds / 3600:.1f} h; the same command goes on waiting"
-        )
-    if state == "COMPLETE":
-        _fetch_output(client, run, output, progress)
-        return output
-    # The same content may be tried again: the version that failed is forgotten.
-    forget_run(folder, run.kernel)
-    ended = "ended with an error" if state == "ERROR" else f"was cancelled ({state})"
-    reason = f": {reason}" if reason else ""
-    try:
-        _fetch_output(client, run, output, no_progress, only_log=True)
-        where = f"the log in {output}"
-    except KaggleError as error:
-        where = f"no log ({error})"
-    raise KaggleError(f"{name} {ended}{reason}; see {run.url} and {where}")
+            logger.info("%s: %s", run, state)
+        if state == "COMPLETE":
+            return ""
+        if state == "ERROR" or state.startswith("CANCEL"):
+            ended = "ended with an error" if state == "ERROR" else f"was cancelled ({state})"
+            return f"{ended}: {reason}" if reason else ended
+    hours = f"{wait_seconds / 3600:.1f} h"
+    raise KaggleError(f"{run}: still {state or 'unknown'} after {hours}; the same command goes on waiting")
 
 
-def _fetch_output(client, run, output, progress, only_log=False):
+def _fetch_output(client: KaggleClient, run: KernelRun, output: Path, progress: Progress, files: bool = True) -> None:
     urls, log = client.kernel_output(run.kernel, run.version)
     make_folder(output)
-    with write_atomically(output / f"{run.kernel.split('/')[1]}.log") as stream:
+    with write_atomically(output / f"{run.slug}.log") as stream:
         stream.write(log)
-    for name, url in () if only_log else sorted(urls.items()):
+    for name, url in sorted(urls.items()) if files else ():
         path = output / name
         if not path.resolve().is_relative_to(output.resolve()):
             raise KaggleError(f"the output of {run.kernel}: a file must not lie outside of it, got {name!r}")
@@ -91,76 +80,39 @@ def _fetch_output(client, run, output, progress, only_log=False):
             client.download(url, path, progress)
 
 
-def check_output(run, output, images_folder) -> int:
-    """Check the submission that a notebook left and return the number of its masks.
-
-    Parameters
-    ----------
-    run : KernelRun
-        Where the output comes from, for the message.
-    output : str or Path
-        As `follow` returned it.
-    images_folder : str or Path
-        The test images that the notebook saw.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    KaggleError
-        There is no submission, or one that the competition does not accept.
-    """
+def check_output(run: KernelRun, output: Path | str, images_folder: Path | str) -> int:
+    """Check the submission in an output of `follow` against the test images; return the number of its masks."""
     from vesuvius_kit.inference.submission import validate_submission
 
     path = Path(output) / SUBMISSION_NAME
-    name = f"notebook {run.kernel} version {run.version}"
     if not path.is_file():
         there = sorted(str(each.relative_to(output)) for each in Path(output).rglob("*") if each.is_file())
-        raise KaggleError(f"{name} left no {SUBMISSION_NAME}, only {', '.join(there[:5])}; see {run.url}")
+        raise KaggleError(f"{run} left no {SUBMISSION_NAME}, only {', '.join(there[:5])}; see {run.url}")
     try:
         return validate_submission(path, images_folder)
     except InputError as error:
-        raise KaggleError(f"{name} left a submission that is not valid: {error}") from error
+        raise KaggleError(f"{run} left a submission that is not valid: {error}") from error
 
 
 def submit_run(
-    client, run, message, *, competition=COMPETITION_SLUG, wait_seconds=RUN_WAIT_SECONDS, progress=no_progress
+    client: KaggleClient,
+    run: KernelRun,
+    message: str,
+    *,
+    competition: str = COMPETITION_SLUG,
+    wait_seconds: float = RUN_WAIT_SECONDS,
+    progress: Progress = no_progress,
 ) -> str:
-    """Submit one version of a notebook once, wait for the score and return it.
+    """Submit one version of a notebook once, wait for the public score and return it as Kaggle writes it.
 
-    Parameters
-    ----------
-    client : KaggleClient
-        Whose submission it becomes.
-    run : KernelRun
-        What to submit.
-    message : str
-        Shown beside the submission, followed by the notebook's version, by which a repeated call finds it.
-    competition : str
-        Its slug.
-    wait_seconds : float
-        How long to wait for the score at most.
-    progress : callable
-        See `vesuvius_kit.console`.
-
-    Returns
-    -------
-    str
-        The public score as Kaggle writes it, or "not shown".
-
-    Raises
-    ------
-    KaggleError
-        Kaggle refused, the hidden rerun failed, or the score did not come in time.
+    ``message`` stands beside the submission, followed by the notebook's version, by which a repeated call finds it.
     """
-    description = " ".join(f"{message} [{run.kernel.split('/')[1]} v{run.version}]".split())
-    if client.find_submission(competition, description) is None:
+    description = " ".join(f"{message} [{run.slug} v{run.version}]".split())
+    if client.find_submission(competition, description) is not None:
+        logger.info("%s version %d is submitted already", run.kernel, run.version)
+    else:
         client.submit(competition, run.kernel, run.version, SUBMISSION_NAME, description)
         logger.info("submitted %s version %d to %s", run.kernel, run.version, competition)
-    else:
-        logger.info("%s version %d is submitted already", run.kernel, run.version)
     for _ in client.poll("score", wait_seconds, 30, 120, progress):
         submission = client.find_submission(competition, description)
         state = "PENDING" if submission is None else submission.status.name

@@ -1,95 +1,53 @@
 """Notebooks from their sources: a ``.py`` in percent format becomes the ``.ipynb`` beside it, the same bytes each time."""
 
-import json
+import re
 from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_folder
-from vesuvius_kit.io.volume import write_atomically
+from vesuvius_kit.io.atomic import write_atomically
 
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+_CELL = re.compile(r"^# %%( \[markdown\])?\s*$", re.MULTILINE)
 
 
 def build_notebook(source: str, name: str) -> str:
-    """Return the notebook that a source in percent format describes.
+    """Return the notebook, as JSON of format 4.5, that a source in jupytext's percent format describes.
 
-    A line ``# %%`` starts a cell of code, ``# %% [markdown]`` one of text whose lines start with ``#``. Whatever stands
-    before the first of them is dropped.
-
-    Parameters
-    ----------
-    source : str
-        The file's content.
-    name : str
-        Of the notebook; the cells' ids are made of it and their number, so that they never change by themselves.
-
-    Returns
-    -------
-    str
-        JSON of notebook format 4.5, without outputs, ending in a line break.
-
-    Raises
-    ------
-    InputValueError
-        There is no cell, or a line of a text cell does not start with ``#``.
+    Whatever stands before its first cell is dropped. The cells' ids are made of the name and their number, so that they never
+    change by themselves.
     """
-    cells, lines = [], None
-    for number, line in enumerate(source.splitlines(), start=1):
-        if line.rstrip() in ("# %%", "# %% [markdown]"):
-            lines = []
-            cells.append(("markdown" if line.rstrip().endswith("]") else "code", lines))
-        elif lines is not None and cells[-1][0] == "markdown" and line.strip():
-            if not line.startswith("#"):
-                raise InputValueError(f"lines of a text cell must start with #, got {name} line {number}: {line!r}")
-            lines.append(line[1:].removeprefix(" "))
-        elif lines is not None:
-            lines.append(line)
-    if not cells:
+    import jupytext
+    import nbformat
+
+    if not (first := _CELL.search(source)):
         raise InputValueError(f"a notebook must have at least one cell, got none in {name}")
-    content = {
-        "cells": [_make_cell(kind, lines, f"{name}-{index}") for index, (kind, lines) in enumerate(cells, start=1)],
-        "metadata": _METADATA,
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    _check_text_cells(source, name)
+    notebook = jupytext.reads(source[first.start() :], fmt="py:percent")
+    notebook.metadata = _METADATA
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.id, cell.metadata = f"{name}-{number}", {}
+    return nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call] # it claims to be typed
 
 
-def write_notebooks(folder) -> list[Path]:
-    """Write the ``.ipynb`` of every ``.py`` in a folder beside it.
+def _check_text_cells(source: str, name: str) -> None:
+    """jupytext takes a line of text without # as it is, and a forgotten marker would turn code into text."""
+    is_text = False
+    for number, line in enumerate(source.splitlines(), start=1):
+        if marker := _CELL.match(line):
+            is_text = marker[1] is not None
+        elif is_text and line.strip() and not line.startswith("#"):
+            raise InputValueError(f"lines of a text cell must start with #, got {name} line {number}: {line!r}")
 
-    Parameters
-    ----------
-    folder : str or Path
-        Holds sources in percent format.
 
-    Returns
-    -------
-    list of pathlib.Path
-        The notebooks, sorted.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such folder.
-    InputValueError
-        No source in it, or one that is not in percent format.
-    """
+def write_notebooks(folder: Path | str) -> list[Path]:
+    """Write the ``.ipynb`` of every ``.py`` in a folder beside it and return them, sorted."""
     sources = sorted(check_folder("notebooks", folder).glob("*.py"))
     if not sources:
         raise InputValueError(f"notebooks must hold at least one .py, got none in {folder}")
-    written = []
     for source in sources:
-        content = build_notebook(source.read_text(encoding="utf-8"), source.stem)
-        written.append(source.with_suffix(".ipynb"))
-        with write_atomically(written[-1]) as stream:
-            stream.write(content)
-    return written
-
-
-def _make_cell(kind, lines, cell_id):
-    text = "\n".join(lines).strip("\n")
-    cell = {"cell_type": kind, "id": cell_id, "metadata": {}, "source": text.splitlines(keepends=True)}
-    return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+        with write_atomically(source.with_suffix(".ipynb")) as stream:
+            stream.write(build_notebook(source.read_text(encoding="utf-8"), source.stem))
+    return [source.with_suffix(".ipynb") for source in sources]

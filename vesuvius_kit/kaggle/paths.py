@@ -3,16 +3,13 @@
 Two layouts occur. The older one mounts everything as ``/kaggle/input/<slug>``; the newer one as
 ``/kaggle/input/{competitions,datasets/<owner>,models/<owner>,notebooks/<owner>}/<slug>``. Each question first probes the places
 that a slug should be at, in both layouts, and then searches for the files that mark what is wanted, whatever its folder
-is called. The search is bounded: it looks at folders only, reads at most `_ENTRIES_READ` entries of each, goes `_DEPTH` levels
-deep and enters no folder of volumes.
-
-At home the folders of the environment variable ``VESUVIUS_KIT_INPUT`` replace ``/kaggle/input``.
+is called, below the ``roots``, by default those of `input_roots`. What is nowhere, or twice equally near, is refused.
 """
 
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -36,97 +33,37 @@ _ENTRIES_READ = 1000
 _FOLDERS_READ = 5000
 _NEVER_ENTERED = ("_images", "_labels", "__pycache__", "node_modules", "site-packages", ".whl")
 
+Roots = Sequence[Path | str] | None
+
 
 def input_roots() -> list[Path]:
     """Return the folders below which inputs are mounted.
 
-    Returns
-    -------
-    list of pathlib.Path
-        Those of the environment variable ``VESUVIUS_KIT_INPUT`` (several are separated as in ``PATH``); without it
-        ``/kaggle/input`` where that exists; elsewhere those of ``.``, ``data``, ``input`` and ``dist`` that exist.
-
-    Raises
-    ------
-    InputNotFoundError
-        ``VESUVIUS_KIT_INPUT`` names a folder that does not exist.
+    Those of the environment variable ``VESUVIUS_KIT_INPUT`` (several are separated as in ``PATH``); without it
+    ``/kaggle/input`` where that exists; elsewhere those of ``.``, ``data``, ``input`` and ``dist`` that exist.
     """
-    given = os.environ.get(INPUT_VARIABLE)
-    if given:
+    if given := os.environ.get(INPUT_VARIABLE):
         return [check_folder(INPUT_VARIABLE, part) for part in given.split(os.pathsep) if part]
     if _KAGGLE_INPUT.is_dir():
         return [_KAGGLE_INPUT]
     return [Path(folder) for folder in _HOME_FOLDERS if Path(folder).is_dir()]
 
 
-def find_competition(*, slug: str = COMPETITION_SLUG, roots=None) -> Path:
-    """Return the competition's folder.
-
-    Parameters
-    ----------
-    slug : str
-        The competition's name on Kaggle; the places it should be mounted at are tried first.
-    roots : sequence of str or Path, optional
-        Folders to look in, in this order; by default those of `input_roots`.
-
-    Returns
-    -------
-    pathlib.Path
-        A folder with ``train.csv`` or ``test.csv``, and ``train_images`` or ``test_images``.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is none; the message says where it was looked for.
-    InputValueError
-        The search found several equally near.
-    """
+def find_competition(*, slug: str = COMPETITION_SLUG, roots: Roots = None) -> Path:
+    """Return the competition's folder: with ``train.csv`` or ``test.csv``, and ``train_images`` or ``test_images``."""
     return _find_one("the competition's data", _is_competition, (slug, f"competitions/{slug}"), roots)
 
 
-def find_bundle(*, roots=None) -> Path:
-    """Return the folder of the offline bundle.
-
-    Parameters
-    ----------
-    roots : sequence of str or Path, optional
-        Folders to look in, in this order; by default those of `input_roots`.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder that holds the bundle's ``manifest.json``; its wheels may have been unpacked.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is none; the message says where it was looked for.
-    InputValueError
-        There are several equally near.
-    """
+def find_bundle(*, roots: Roots = None) -> Path:
+    """Return the folder that holds the offline bundle's ``manifest.json``; its wheels may have been unpacked."""
     return _find_one("the kit's bundle", _is_bundle, (BUNDLE_SLUG, f"datasets/*/{BUNDLE_SLUG}"), roots)
 
 
-def find_models(*, roots=None) -> list[Path]:
-    """Return the run folders that hold the kit's checkpoints.
+def find_models(*, roots: Roots = None) -> list[Path]:
+    """Return the run folders that hold the kit's checkpoints, sorted: of a model, a data set or a notebook's output.
 
-    They may come from a model, a data set or an earlier notebook's output, at any depth within the bounds of the search.
-
-    Parameters
-    ----------
-    roots : sequence of str or Path, optional
-        Folders to look in; by default those of `input_roots`.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Sorted. Each holds ``fold_*/best/checkpoint.safetensors``, or ``last`` where a run was stopped before it had a best;
-        `vesuvius_kit.models.checkpoint.find_checkpoints` takes them as they are.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is none; the message says where it was looked for.
+    Each holds ``fold_*/best/checkpoint.safetensors``, or ``last`` where a run was stopped before it had a best;
+    `vesuvius_kit.models.checkpoint.find_checkpoints` takes them as they are.
     """
     roots = _roots(roots)
     found = {folder.resolve(): folder for root in roots for folder, _ in _search(root, _is_run)}
@@ -135,77 +72,34 @@ def find_models(*, roots=None) -> list[Path]:
     return sorted(found.values())
 
 
-def find_outputs(slug: str, *, roots=None) -> Path:
-    """Return the folder in which an earlier notebook's output is mounted.
+def find_outputs(slug: str, *, roots: Roots = None) -> Path:
+    """Return the folder in which the output of an earlier notebook, such as ``vesuvius-kit-train``, is mounted."""
 
-    Parameters
-    ----------
-    slug : str
-        The notebook's name on Kaggle, such as ``vesuvius-kit-train``.
-    roots : sequence of str or Path, optional
-        Folders to look in, in this order; by default those of `input_roots`.
-
-    Returns
-    -------
-    pathlib.Path
-        A folder of that name with something in it.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is none; the message says where it was looked for.
-    InputValueError
-        There are several equally near.
-    """
-
-    def is_output(folder):
+    def is_output(folder: Path) -> bool:
         return folder.name == slug and folder.is_dir() and any(folder.iterdir())
 
     return _find_one(f"the output of {slug}", is_output, (slug, f"notebooks/*/{slug}"), roots)
 
 
 def working_folder() -> Path:
-    """Return the folder that keeps what a session writes.
-
-    Returns
-    -------
-    pathlib.Path
-        ``/kaggle/working`` in a session on Kaggle, else the current folder.
-    """
+    """Return ``/kaggle/working``, which keeps what a session on Kaggle writes; elsewhere the current folder."""
     return _KAGGLE_WORKING if is_kaggle() and _KAGGLE_WORKING.is_dir() else Path.cwd()
 
 
 def is_kaggle() -> bool:
-    """Return whether this is a session on Kaggle, or the rehearsal of one.
-
-    Returns
-    -------
-    bool
-    """
+    """Return whether this is a session on Kaggle, or the rehearsal of one."""
     return bool(os.environ.get("KAGGLE_KERNEL_RUN_TYPE"))
 
 
 def is_rerun() -> bool:
-    """Return whether this is the hidden rerun, in which the test images are those that count.
-
-    Returns
-    -------
-    bool
-    """
+    """Return whether this is the hidden rerun, in which the test images are those that count."""
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
 def run_type() -> str:
-    """Return whether a person is looking.
-
-    Returns
-    -------
-    str
-        "interactive" in Kaggle's editor, "batch" in every other session on Kaggle, "local" elsewhere.
-    """
-    if not is_kaggle():
-        return "local"
-    return "interactive" if os.environ["KAGGLE_KERNEL_RUN_TYPE"] == "Interactive" else "batch"
+    """Return "interactive" in Kaggle's editor, "batch" in every other session on Kaggle, "local" elsewhere."""
+    kind = os.environ.get("KAGGLE_KERNEL_RUN_TYPE")
+    return "interactive" if kind == "Interactive" else "batch" if kind else "local"
 
 
 def _is_competition(folder: Path) -> bool:
@@ -214,13 +108,10 @@ def _is_competition(folder: Path) -> bool:
 
 
 def _is_bundle(folder: Path) -> bool:
-    manifest = folder / MANIFEST_NAME
-    if not manifest.is_file():
-        return False
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError):
-        return False  # somebody else's file, not even JSON
+        return False  # none, or somebody else's file, not even JSON
     return isinstance(content, dict) and content.get("kind") == BUNDLE_KIND
 
 
@@ -229,23 +120,21 @@ def _is_run(folder: Path) -> bool:
     return any((fold / kind / "checkpoint.safetensors").is_file() for fold in folds for kind in ("best", "last"))
 
 
-def _find_one(what: str, matches: Callable[[Path], bool], places: tuple[str, ...], roots) -> Path:
+def _find_one(what: str, matches: Callable[[Path], bool], places: tuple[str, ...], roots: Roots) -> Path:
     """The folder at one of the places a slug should be at, else the nearest that a search finds."""
     roots = _roots(roots)
     for root in roots:
         probed = [root, *(folder for place in places for folder in sorted(root.glob(place)))]
-        nearest = [folder for folder in probed if matches(folder)]
-        if nearest:
+        if nearest := [folder for folder in probed if matches(folder)]:
             return _the_only(what, nearest)
     for root in roots:
         found = list(_search(root, matches))
-        nearest = [folder for folder, level in found if level == found[0][1]]
-        if nearest:
+        if nearest := [folder for folder, level in found if level == found[0][1]]:
             return _the_only(what, nearest)
     raise _not_found(what, roots, places)
 
 
-def _roots(roots) -> list[Path]:
+def _roots(roots: Roots) -> list[Path]:
     if roots is None:
         return input_roots()
     if isinstance(roots, str | os.PathLike):
@@ -264,7 +153,7 @@ def _the_only(what: str, folders: list[Path]) -> Path:
 def _not_found(what: str, roots: list[Path], places: tuple[str, ...]) -> InputNotFoundError:
     looked = [str(root / place) for root in roots for place in places]
     looked += [f"{_DEPTH} levels below {root if root.is_dir() else f'{root} (which is no folder)'}" for root in roots]
-    where = ", ".join(looked) if looked else "no folder at all"
+    where = ", ".join(looked) or "no folder at all"
     return InputNotFoundError(f"{what} must be mounted, looked in {where}; {INPUT_VARIABLE} can name another folder")
 
 
@@ -272,7 +161,7 @@ def _search(root: Path, matches: Callable[[Path], bool]) -> Iterator[tuple[Path,
     """Folders below a root that match, and their level, the nearest first; nothing is looked for inside a match."""
     level, n_read = [root], 0
     for depth in range(_DEPTH + 1):
-        below = []
+        below: list[Path] = []
         for folder in level:
             if matches(folder):
                 yield folder, depth
@@ -287,11 +176,11 @@ def _search(root: Path, matches: Callable[[Path], bool]) -> Iterator[tuple[Path,
 
 def _folders_in(folder: Path) -> list[Path]:
     """The folders in a folder that may hold a marker, sorted by name."""
-    if not folder.is_dir():
-        return []
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in islice(entries, _ENTRIES_READ) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except PermissionError:
         logger.warning("%s cannot be read: it is not searched", folder)
         return []

@@ -1,12 +1,9 @@
 """A whole Kaggle session, here: the notebooks run as they would there, before anything is sent.
 
-Each run gets a fresh virtual environment that lacks the kit, a ``/kaggle`` tree with a phantom competition in the older or
-the newer layout, Kaggle's environment variables and no network. What it leaves is checked as strictly as Kaggle would.
-
-The environment sees the packages of this one through a folder of links, without those that Kaggle's image lacks: building a
-real image would mean gigabytes. The versions are therefore those installed here. Network and ``/kaggle`` are those of an
-unprivileged Linux namespace. Where that is not permitted, the notebooks are told their folders by variables, and the network
-stays; `rehearse` says so.
+Each run gets a fresh virtual environment, a ``/kaggle`` tree with a phantom competition in the older or the newer layout,
+Kaggle's environment variables and no network. The environment sees the packages of this one through a folder of links, without
+those that Kaggle's image lacks. Network and ``/kaggle`` are those of an unprivileged Linux namespace; where that is not
+permitted, the notebooks are told their folders by variables, the network stays, and `rehearse` says so.
 """
 
 import json
@@ -19,17 +16,19 @@ import subprocess
 import sys
 import time
 import venv
-import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError, check_choice, check_folder
-from vesuvius_kit.console import no_progress
+from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.kaggle import execute
 from vesuvius_kit.kaggle.bundle import build_bundle
 from vesuvius_kit.kaggle.discretion import Discretion, is_secret_name
-from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, INPUT_VARIABLE
+from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, INPUT_VARIABLE, find_competition
 from vesuvius_kit.kaggle.session import PROCESSES_VARIABLE, QUICK_SETTINGS, TRAIN_SLUG
 
 logger = logging.getLogger(__name__)
@@ -40,96 +39,43 @@ PLAN = {
     "old": (("train", "interactive"), ("explore", "batch"), ("submit", "batch"), ("submit", "rerun")),
     "new": (("train", "batch"), ("explore", "interactive"), ("submit", "interactive"), ("submit", "rerun")),
 }
-FIGURES = {
-    "train": ("training.png", "held_out.png"),
-    "explore": ("slices.png", "survey.png"),
-    "submit": ("submission.png",),
-}
+FIGURES: dict[str, tuple[str, ...]] = {"train": ("training.png", "held_out.png"), "submit": ("submission.png",)}
+FIGURES["explore"] = ("slices.png", "survey.png")
 LARGEST_OUTPUT = 20e9  # bytes that /kaggle/working holds
 MOST_LINES = 200  # of text that a saved notebook may hold
 
 # Kaggle's image lacks them, beside what is in the bundle.
-_NOT_IN_IMAGE = (
-    "vesuvius-kit", "timm-3d", "jsonargparse", "imagecodecs", "connected-components-3d", "edt", "fill-voids",
-    "surface-distance", "monai", "nnunetv2", "zarr",
-)  # fmt: skip
-_PHANTOM = {"train": 4, "shape": (64, 64, 64), "test_shape": (64, 80, 72)}
-_PHANTOM_STYLES = {"train_styles": ("even", "dense", "wavy", "loose"), "test_styles": ("dense", "faint")}
+_NOT_IN_IMAGE = ("vesuvius-kit", "timm-3d", "jsonargparse", "imagecodecs", "connected-components-3d", "edt", "fill-voids",
+                 "surface-distance", "monai", "nnunetv2", "zarr")  # fmt: skip
+_PHANTOM: dict[str, Any] = {"train": 4, "shape": (64, 64, 64), "test_shape": (64, 80, 72)}
+_PHANTOM |= {"train_styles": ("even", "dense", "wavy", "loose"), "test_styles": ("dense", "faint")}
 _TEST_CHUNKS = {"visible": 1, "hidden": 2}
-_SETTINGS = {
-    "model.options": {"initial_filters": 8, "depth": 1},
-    "patches.size": [32, 32, 32],
-    "predict.window": [48, 48, 48],
-    "train.num_epochs": 2,
-    "train.steps_per_epoch": 4,
-    "train.score_every_epochs": 2,
-}
+_SETTINGS: dict[str, Any] = {"patches.size": [32, 32, 32], "predict.window": [48, 48, 48]}
+_SETTINGS |= {"train.num_epochs": 2, "train.steps_per_epoch": 4, "train.score_every_epochs": 2}
+_SETTINGS |= {"model.options": {"initial_filters": 8, "depth": 1}}
+_RUNNERS = ("nbclient", "nbformat", "ipykernel")  # what executes a notebook
 _START_SECONDS = 120.0  # of an interpreter, a kernel and their end, on a slow machine
 _SECRET = "rehearsed-secret-that-nothing-may-print"
-
-# A root of its own: everything of the machine's, and /kaggle, whose input is read-only as on Kaggle.
-_ENTER = """
-set -e
-root=$1; kaggle=$2; python=$3; shift 2
-mount -t tmpfs tmpfs "$root"
-for entry in /*; do
-  if [ "$entry" = /kaggle ]; then continue
-  elif [ -L "$entry" ]; then cp -P "$entry" "$root$entry"
-  elif [ -d "$entry" ]; then mkdir "$root$entry"; mount --rbind "$entry" "$root$entry"
-  else touch "$root$entry"; mount --bind "$entry" "$root$entry"
-  fi
-done
-mkdir "$root/kaggle"
-mount --bind "$kaggle" "$root/kaggle"
-mount --bind "$kaggle/input" "$root/kaggle/input"
-mount -o remount,bind,ro "$root/kaggle/input"
-# Sockets to this machine itself work on Kaggle too: raise the loopback interface (SIOCSIFFLAGS, up and running).
-"$python" -c 'import fcntl, socket, struct
-fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 0x49))'
-exec chroot "$root" /bin/sh -c 'cd /kaggle/working; exec "$@"' sh "$@"
-"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One notebook, rehearsed.
-
-    Parameters
-    ----------
-    notebook, layout, run_type : str
-        What ran, and how.
-    seconds : float
-        From the start of its interpreter to its end.
-    size : int
-        Bytes it left in the working folder.
-    problems : list of str
-        What is wrong; empty when nothing is.
-    saved : pathlib.Path
-        The notebook with its outputs.
-    """
+    """One notebook, rehearsed: what ran, how, how long, the bytes it left, what is wrong, itself with its outputs."""
 
     notebook: str
     layout: str
     run_type: str
     seconds: float
     size: int
-    problems: list
+    problems: list[str]
     saved: Path
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal found.
+    """The runs, in their order, and whether the notebooks had no network and a ``/kaggle`` of their own."""
 
-    Parameters
-    ----------
-    runs : list of Run
-        In the order they ran.
-    isolated : bool
-        Whether the notebooks had no network and a ``/kaggle`` of their own.
-    """
-
-    runs: list
+    runs: list[Run]
     isolated: bool
 
     @property
@@ -138,106 +84,67 @@ class Rehearsal:
         return not any(run.problems for run in self.runs)
 
     def to_text(self) -> str:
-        """Return the table, and below it what is wrong.
-
-        Returns
-        -------
-        str
-            Several lines.
-        """
-        how = (
-            "no network, /kaggle of its own" if self.isolated else "THE NETWORK WAS THERE: namespaces are not permitted"
-        )
-        lines = [how, f"{'notebook':<10}{'layout':<8}{'run type':<13}{'seconds':>8}{'left MB':>9}  verdict"]
+        """Return the table, and below it what is wrong."""
+        refused = "THE NETWORK WAS THERE: namespaces are not permitted"
+        lines = ["no network, /kaggle of its own" if self.isolated else refused]
+        lines.append(f"{'notebook':<10}{'layout':<8}{'run type':<13}{'seconds':>8}{'left MB':>9}  verdict")
         for run in self.runs:
-            verdict = "FAILED" if run.problems else "ok"
-            lines.append(
-                f"{run.notebook:<10}{run.layout:<8}{run.run_type:<13}{run.seconds:>8.1f}{run.size / 1e6:>9.1f}  {verdict}"
-            )
+            row = f"{run.notebook:<10}{run.layout:<8}{run.run_type:<13}{run.seconds:>8.1f}{run.size / 1e6:>9.1f}"
+            lines.append(f"{row}  {'FAILED' if run.problems else 'ok'}")
         for run in self.runs:
             lines += [f"{run.notebook}, {run.layout}, {run.run_type}: {problem}" for problem in run.problems]
         return "\n".join(lines)
 
 
 def rehearse(
-    folder, *, notebooks="notebooks", layout: str = "both", checkout=None, budget_seconds=600, progress=no_progress
+    folder: Path | str,
+    *,
+    notebooks: Path | str = "notebooks",
+    layout: str = "both",
+    checkout: Path | str | None = None,
+    budget_seconds: float = 600,
+    progress: Progress = no_progress,
 ) -> Rehearsal:
-    """Run the notebooks as Kaggle would and check what they leave.
+    """Run the notebooks as Kaggle would, with inputs mounted in one ``layout`` or both, and check what they leave.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where everything is built; what an earlier rehearsal left there is removed.
-    notebooks : str or Path
-        Folder with ``train.ipynb``, ``submit.ipynb`` and ``explore.ipynb``.
-    layout : str
-        How inputs are mounted: ``old``, ``new`` or ``both``.
-    checkout : str or Path, optional
-        The kit's sources for the bundle; by default those this package was imported from.
-    budget_seconds : float
-        What each run may take; the submit notebook is told it.
-    progress : callable
-        Wraps the runs, in tqdm's calling form.
-
-    Returns
-    -------
-    Rehearsal
-
-    Raises
-    ------
-    InputNotFoundError
-        A notebook is missing, or the packages that execute notebooks are not installed.
-    InputValueError
-        ``folder`` holds something else, or a bad argument.
+    Everything is built in ``folder``, which an earlier rehearsal may fill and nothing else. ``checkout`` is as for the bundle;
+    ``budget_seconds`` is what each run may take, and the submit notebook is told it.
     """
     check_choice("layout", layout, (*LAYOUTS, "both"))
     sources = {name: check_folder("notebooks", notebooks).absolute() / f"{name}.ipynb" for name in FIGURES}
     for source in sources.values():
         if not source.is_file():
             raise InputNotFoundError(f"notebooks must hold {source.name}, got none in {notebooks}")
-    _require_packages()
+    if missing := [name for name in _RUNNERS if find_spec(name) is None]:
+        raise InputNotFoundError(f"rehearse must have {missing[0]}: pip install {' '.join(_RUNNERS)}")
     folder = _clear(Path(folder).absolute())
     manifest = build_bundle(folder / "bundle", checkout=checkout)
-    _make_image(folder / "image", {*_NOT_IN_IMAGE, *(file.package for file in manifest.files)})
+    _make_image(folder / "image", {*_NOT_IN_IMAGE, *(file.package for file in manifest.files if file.package)})
     _make_data(folder / "data")
     isolated = _can_isolate(folder)
-    runs = []
     plan = [(name, *pair) for name in LAYOUTS if layout in (name, "both") for pair in PLAN[name]]
-    for layout_name, notebook, run_type in progress(plan, total=len(plan), desc="rehearsal"):
-        place = folder / f"{layout_name}_{notebook}_{run_type}"
-        trained = next((folder / f"{layout_name}_train_{kind}" for name, kind in PLAN[layout_name] if name == "train"))
-        models = trained / "kaggle" / "working" if notebook == "submit" else None
-        _mount_inputs(folder, place / "kaggle", layout_name, run_type, models)
-        seconds, failure = _run(sources[notebook], place, folder / "image", run_type, isolated, budget_seconds)
+    runs = []
+    for name, notebook, run_type in progress(plan, total=len(plan), desc="rehearsal"):
+        place = folder / f"{name}_{notebook}_{run_type}"
+        trained = next(f"{name}_train_{kind}" for other, kind in PLAN[name] if other == "train")
+        models = folder / trained / "kaggle" / "working" if notebook == "submit" else None
+        _mount_inputs(folder, place / "kaggle", name, run_type, models)
+        seconds, failure = _run(sources[notebook], place, run_type, isolated, budget_seconds)
         problems = [failure] if failure else check_run(place, notebook)
         if seconds > budget_seconds:
             problems.append(f"took {seconds:.0f} s of {budget_seconds:.0f} s")
         size = sum(path.stat().st_size for path in (place / "kaggle" / "working").rglob("*") if path.is_file())
         if size > LARGEST_OUTPUT:
             problems.append(f"left {size / 1e9:.1f} GB, more than {LARGEST_OUTPUT / 1e9:.0f}")
-        runs.append(Run(notebook, layout_name, run_type, seconds, size, problems, place / "saved.ipynb"))
+        runs.append(Run(notebook, name, run_type, seconds, size, problems, place / "saved.ipynb"))
     return Rehearsal(runs, isolated)
 
 
-def check_run(place, notebook: str) -> list[str]:
-    """Check what a notebook left, and the notebook as it was saved.
-
-    Parameters
-    ----------
-    place : str or Path
-        Holds ``kaggle/`` and ``saved.ipynb``.
-    notebook : str
-        ``train``, ``submit`` or ``explore``.
-
-    Returns
-    -------
-    list of str
-        What is wrong, one line each; empty when nothing is.
-    """
+def check_run(place: Path | str, notebook: str) -> list[str]:
+    """Say what is wrong with what a notebook left in ``kaggle/`` of a place, and with its ``saved.ipynb`` there."""
     from vesuvius_kit.inference.submission import validate_submission
-    from vesuvius_kit.kaggle.paths import find_competition
+    from vesuvius_kit.io.record import read_records
     from vesuvius_kit.models.checkpoint import find_checkpoints, load_model
-    from vesuvius_kit.report import read_log
 
     place = Path(place)
     working = place / "kaggle" / "working"
@@ -246,7 +153,7 @@ def check_run(place, notebook: str) -> list[str]:
         if notebook == "train":
             for checkpoint in find_checkpoints([working / "checkpoints"]):
                 load_model(checkpoint)
-            if not read_log(working / "checkpoints" / "fold_0"):
+            if not read_records(working / "checkpoints" / "fold_0", strict=True):
                 problems.append("the training's log is empty")
         if notebook == "submit":
             data = find_competition(roots=[place / "kaggle" / "input"])
@@ -256,21 +163,8 @@ def check_run(place, notebook: str) -> list[str]:
     return problems + check_saved(place / "saved.ipynb", len(FIGURES[notebook]))
 
 
-def check_saved(path, n_figures: int) -> list[str]:
-    """Check a notebook that was saved with its outputs.
-
-    Parameters
-    ----------
-    path : str or Path
-        The notebook.
-    n_figures : int
-        Pictures it must show.
-
-    Returns
-    -------
-    list of str
-        What is wrong: a cell that did not run, a missing picture, standard error, a secret, more text than a person reads.
-    """
+def check_saved(path: Path | str, n_figures: int) -> list[str]:
+    """Say what is wrong with a saved notebook: a cell that did not run, a missing picture, errors, a secret, too much text."""
     content = Path(path).read_text(encoding="utf-8")
     cells = [cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code"]
     outputs = [output for cell in cells for output in cell["outputs"]]
@@ -278,15 +172,13 @@ def check_saved(path, n_figures: int) -> list[str]:
     pictures = sum("image/png" in output.get("data", {}) for output in outputs)
     if pictures != n_figures:
         problems.append(f"the saved notebook must show {n_figures} pictures, got {pictures}")
-    streams = {"stdout": "", "stderr": ""}
-    for output in outputs:
-        if output["output_type"] == "stream":
-            streams[output["name"]] += "".join(output["text"])
+    printed = [("".join(output["text"]), output["name"]) for output in outputs if output["output_type"] == "stream"]
+    stdout, stderr = ("".join(text for text, stream in printed if stream == name) for name in ("stdout", "stderr"))
     # Processes that meet over the loopback interface cannot ask for its name without a network; torch warns, and goes on.
-    errors = [line for line in streams["stderr"].splitlines() if line.strip() and not re.match(r"\[W.*\[c10d\]", line)]
+    errors = [line for line in stderr.splitlines() if line.strip() and not re.match(r"\[W.*\[c10d\]", line)]
     if errors:
         problems.append(f"standard error must be empty, got {errors[-1].strip()}")
-    n_lines = streams["stdout"].count("\n") + streams["stdout"].count("\r")
+    n_lines = stdout.count("\n") + stdout.count("\r")
     if n_lines > MOST_LINES:
         problems.append(f"the saved notebook must hold at most {MOST_LINES} lines of text, got {n_lines}")
     discretion = Discretion()
@@ -296,76 +188,58 @@ def check_saved(path, n_figures: int) -> list[str]:
     return problems
 
 
-def _require_packages():
-    for name in ("nbclient", "nbformat", "ipykernel"):
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError as error:
-            raise InputNotFoundError(f"rehearse must have {name}: pip install nbclient nbformat ipykernel") from error
-
-
-def _clear(folder):
+def _clear(folder: Path) -> Path:
     """Empty a folder of what an earlier rehearsal left, and nothing else."""
-    mark = folder / ".rehearsal"
-    if folder.is_dir() and any(folder.iterdir()) and not mark.is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ".rehearsal").is_file():
         raise InputValueError(f"folder must be empty, absent or an earlier rehearsal, got {folder}")
     if folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    mark.touch()
+    (folder / ".rehearsal").touch()
     return folder
 
 
-def _make_image(folder, without):
+def _make_image(folder: Path, without: Collection[str]) -> None:
     """Link every package of this environment into a folder, except those that Kaggle's image lacks."""
-    left_out = {"__pycache__"}
-    for distribution in metadata.distributions():
-        if distribution.name.lower().replace("_", "-") in without:
-            left_out |= {file.parts[0] for file in distribution.files or ()}
+    lacking = [each for each in metadata.distributions() if each.name.lower().replace("_", "-") in without]
+    left_out = {"__pycache__", *(file.parts[0] for each in lacking for file in each.files or ())}
     folder.mkdir()
-    for packages in map(Path, site.getsitepackages()):
-        for entry in packages.iterdir() if packages.is_dir() else ():
-            # A .pth may lead to the kit's sources.
-            if entry.name not in left_out and entry.suffix != ".pth" and not (folder / entry.name).exists():
-                (folder / entry.name).symlink_to(entry)
+    for entry in (entry for packages in site.getsitepackages() for entry in Path(packages).glob("*")):
+        # A .pth may lead to the kit's sources.
+        if entry.name not in left_out and entry.suffix != ".pth" and not (folder / entry.name).exists():
+            (folder / entry.name).symlink_to(entry)
 
 
-def _make_data(folder):
+def _make_data(folder: Path) -> None:
     """The competition as a session sees it, and as the hidden rerun does: with more test images."""
     from vesuvius_kit.phantom import write_competition
 
     for name, test in _TEST_CHUNKS.items():
-        write_competition(folder / name, test=test, **_PHANTOM, **_PHANTOM_STYLES)
+        write_competition(folder / name, test=test, **_PHANTOM)
 
 
-def _mount_inputs(folder, kaggle, layout, run_type, models):
+def _mount_inputs(folder: Path, kaggle: Path, layout: str, run_type: str, models: Path | None) -> None:
     """Build the tree below ``/kaggle`` of one run."""
-    names = {"competition": COMPETITION_SLUG, "bundle": BUNDLE_SLUG, "models": TRAIN_SLUG}
-    if layout == "new":
-        groups = {"competition": "competitions", "bundle": "datasets/someone", "models": "notebooks/someone"}
-        names = {kind: f"{groups[kind]}/{name}" for kind, name in names.items()}
+    groups = ("competitions", "datasets/someone", "notebooks/someone") if layout == "new" else ("", "", "")
+    competition, dataset, notebook = (kaggle / "input" / group for group in groups)
     (kaggle / "working").mkdir(parents=True)
-    shutil.copytree(
-        folder / "data" / ("hidden" if run_type == "rerun" else "visible"), kaggle / "input" / names["competition"]
-    )
-    bundle = shutil.copytree(folder / "bundle", kaggle / "input" / names["bundle"])
+    seen = "hidden" if run_type == "rerun" else "visible"
+    shutil.copytree(folder / "data" / seen, competition / COMPETITION_SLUG)
+    bundle = shutil.copytree(folder / "bundle", dataset / BUNDLE_SLUG)
     if layout == "new":
         # Kaggle unpacks uploaded archives, and has called the folder by either name.
         for wheel in bundle.glob("*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(wheel.with_suffix(""))
+            shutil.unpack_archive(wheel, wheel.with_suffix(""), "zip")
             wheel.unlink()
     if models is not None:
-        shutil.copytree(models, kaggle / "input" / names["models"])
+        shutil.copytree(models, notebook / TRAIN_SLUG)
 
 
-def _environment(place, run_type, isolated, budget_seconds):
+def _environment(place: Path, run_type: str, isolated: bool, budget_seconds: float) -> dict[str, str]:
     """The variables of a session; nothing of this one's Python, Kaggle or secrets shows through."""
     hidden = ("KAGGLE", "VESUVIUS", "PYTHON", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(hidden) and not is_secret_name(name)
-    }
-    environment |= {
+    shown = {name for name in os.environ if not name.startswith(hidden) and not is_secret_name(name)}
+    environment = {name: os.environ[name] for name in shown} | {
         "HOME": str(place / "home"),
         # The phantom needs no GPU, and one that is here would ask for the full-size settings.
         "CUDA_VISIBLE_DEVICES": "",
@@ -373,42 +247,34 @@ def _environment(place, run_type, isolated, budget_seconds):
         "KAGGLE_USER_SECRETS_TOKEN": _SECRET,
         "VESUVIUS_KIT_BUDGET": f"{budget_seconds:g}s",
     }
-    if run_type == "batch":
-        # Two processes, as with two GPUs; only the train notebook asks.
-        environment[PROCESSES_VARIABLE] = "2"
-    if run_type == "rerun":
-        environment["KAGGLE_IS_COMPETITION_RERUN"] = "1"
-    if not isolated:
-        environment[INPUT_VARIABLE] = str(place / "kaggle" / "input")
-    return environment
+    # Two processes, as with two GPUs; only the train notebook asks.
+    environment |= {PROCESSES_VARIABLE: "2"} if run_type == "batch" else {}
+    environment |= {"KAGGLE_IS_COMPETITION_RERUN": "1"} if run_type == "rerun" else {}
+    return environment | ({} if isolated else {INPUT_VARIABLE: str(place / "kaggle" / "input")})
 
 
-def _run(source, place, image, run_type, isolated, budget_seconds):
+def _run(source: Path, place: Path, run_type: str, isolated: bool, budget_seconds: float) -> tuple[float, str]:
     """Execute a notebook in a fresh virtual environment; its wall time, and its error or ""."""
     for name in ("home", "root"):
         (place / name).mkdir()
     venv.create(place / "venv", symlinks=True, with_pip=False)
-    python = place / "venv" / "bin" / "python"
     packages = next((place / "venv" / "lib").glob("python*/site-packages"))
     # Outside of the environment's own folder, so that pip can neither change nor remove what is linked.
-    (packages / "image.pth").write_text(f"{image}\n", encoding="utf-8")
+    (packages / "image.pth").write_text(f"{place.parent / 'image'}\n", encoding="utf-8")
     environment = _environment(place, run_type, isolated, budget_seconds)
     if source.stem == "train":
         environment["VESUVIUS_KIT_SETTINGS"] = json.dumps(QUICK_SETTINGS | _SETTINGS)
-    words = [python, "-P", execute.__file__, source, place / "saved.ipynb", str(budget_seconds)]
-    if isolated:
-        words = _isolated(place, words)
-    started, limit = time.monotonic(), 2 * budget_seconds + _START_SECONDS
+    words = [
+        place / "venv" / "bin" / "python",
+        "-P",
+        execute.__file__,
+        source,
+        place / "saved.ipynb",
+        str(budget_seconds),
+    ]
+    limit, started = 2 * budget_seconds + _START_SECONDS, time.monotonic()
     try:
-        done = subprocess.run(
-            [str(word) for word in words],
-            cwd=place / "kaggle" / "working",
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-        )
+        done = _call(place, words, isolated, timeout=limit, cwd=place / "kaggle" / "working", env=environment)
     except subprocess.TimeoutExpired:
         return time.monotonic() - started, f"did not end within {limit:.0f} s"
     seconds = time.monotonic() - started
@@ -416,20 +282,28 @@ def _run(source, place, image, run_type, isolated, budget_seconds):
     return seconds, Discretion().hide(failure)
 
 
-def _isolated(place, words):
-    return ["unshare", "-rmn", "sh", "-c", _ENTER, "sh", place / "root", place / "kaggle", *words]
+def _call(place: Path, words: list[Any], isolated: bool, **options: Any) -> subprocess.CompletedProcess[str]:
+    if isolated:
+        words = [
+            "unshare",
+            "-rmn",
+            "sh",
+            Path(__file__).with_name("enter.sh"),
+            place / "root",
+            place / "kaggle",
+            *words,
+        ]
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, errors="replace", **options)
 
 
-def _can_isolate(folder):
+def _can_isolate(folder: Path) -> bool:
     """Whether this user may have namespaces here: tried, not guessed."""
     place = folder / "isolation"
     for name in ("root", "kaggle/input", "kaggle/working"):
         (place / name).mkdir(parents=True)
-    words = _isolated(place, [sys.executable, "-c", "import os; os.listdir('/kaggle/input')"])
+    words = [sys.executable, "-c", "import os; os.listdir('/kaggle/input')"]
     try:
-        done = subprocess.run(
-            [str(word) for word in words], capture_output=True, text=True, errors="replace", timeout=_START_SECONDS
-        )
+        done = _call(place, words, True, timeout=_START_SECONDS)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         logger.warning("there is no unshare here that works: the notebooks run with the network, and without /kaggle")
         return False

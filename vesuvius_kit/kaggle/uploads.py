@@ -1,99 +1,69 @@
-"""Uploads that an earlier run began: a file of gigabytes goes on where it stopped instead of starting again.
-
-The official client remembers uploads by path, size and date; here it is the hash, since a wheel that was built again may have
-all three in common with its forerunner.
-"""
+"""What earlier runs left: uploads that go on where they stopped, and other small facts."""
 
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from vesuvius_kit.checks import InputOSError, explain_os_error, make_folder
-from vesuvius_kit.io.volume import write_atomically
+from vesuvius_kit.checks import InputValueError, make_folder
+from vesuvius_kit.io.atomic import write_atomically
+from vesuvius_kit.kaggle.metadata import read_json_object
 
-FILE_NAME = "uploads.json"
-# Google keeps a begun upload for a week.
-LIFETIME_SECONDS = 6 * 24 * 3600.0
+LIFETIME_SECONDS = 6 * 24 * 3600.0  # Google keeps a begun upload for a week
 
 
-class UploadMemory:
-    """Token and address of each upload that was begun and has not become part of a data set.
+class Memory:
+    """Entries with fields of certain kinds in a JSON file that only the user may read: an upload's address is a secret."""
 
-    Parameters
-    ----------
-    folder : str or Path
-        Keeps `FILE_NAME`, which only the user may read: an address is the right to write there.
-    """
+    def __init__(self, path: Path | str, kinds: Mapping[str, type]) -> None:
+        self._path = Path(path)
+        self._kinds = kinds
 
-    def __init__(self, folder):
-        self._path = Path(folder) / FILE_NAME
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return all entries; {} without a file."""
+        entries = read_json_object(self._path) if self._path.exists() else {}
+        for key, entry in entries.items():
+            kinds = {name: type(value) for name, value in entry.items()} if isinstance(entry, dict) else {}
+            if any(kinds.get(name) is not kind for name, kind in self._kinds.items()):
+                what = f"got another entry for {key}; remove it to start anew"
+                raise InputValueError(f"{self._path} must be as the kit wrote it, {what}")
+        return entries
 
-    def get(self, key):
-        """Return what is known of the upload of a file.
-
-        Parameters
-        ----------
-        key : str
-            Names the file, its content and the data set.
-
-        Returns
-        -------
-        tuple of str or None
-            Token and address; None if there is none that can still be used.
-        """
-        entry = self._read().get(key)
-        if entry is None or entry["time"] < time.time() - LIFETIME_SECONDS:
-            return None
-        return entry["token"], entry["url"]
-
-    def note(self, key, token, url) -> None:
-        """Remember an upload that has begun.
-
-        Parameters
-        ----------
-        key : str
-            Names the file, its content and the data set.
-        token : str
-            What a data set is made from.
-        url : str
-            Where the file goes.
-        """
-        entries = self._read()
-        entries[key] = {"token": token, "url": url, "time": time.time()}
-        self._write(entries)
-
-    def forget(self, *keys) -> None:
-        """Forget uploads, those that are not known included.
-
-        Parameters
-        ----------
-        *keys : str
-            As in `note`.
-        """
-        entries = self._read()
-        left = {key: entry for key, entry in entries.items() if key not in keys}
-        if left != entries:
-            self._write(left)
-
-    def _read(self):
-        try:
-            entries = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
-            # A damaged memory costs an upload, no more.
-            return {}
-        except OSError as error:
-            raise InputOSError(f"cannot read {self._path}: {explain_os_error(error)}") from error
-        return {key: entry for key, entry in entries.items() if _is_entry(entry)} if isinstance(entries, dict) else {}
-
-    def _write(self, entries):
+    def write(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
+        """Replace all entries."""
         make_folder(self._path.parent)
         with write_atomically(self._path) as stream:
             os.chmod(stream.name, 0o600)
-            json.dump(entries, stream, indent=1)
+            json.dump(entries, stream, indent=1, sort_keys=True)
+
+    def forget(self, *keys: str) -> None:
+        """Forget entries, those that are not known included."""
+        entries = self.read()
+        if not entries.keys().isdisjoint(keys):
+            self.write({key: entry for key, entry in entries.items() if key not in keys})
 
 
-def _is_entry(entry):
-    if not isinstance(entry, dict) or not isinstance(entry.get("time"), (int, float)):
-        return False
-    return all(isinstance(entry.get(name), str) for name in ("token", "url"))
+class UploadMemory(Memory):
+    """Token and address of each upload that was begun, by a key that names the file, its content and the data set."""
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(Path(folder) / "uploads.json", {"token": str, "url": str, "time": float})
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return all entries; a damaged memory costs an upload, no more."""
+        try:
+            return super().read()
+        except InputValueError:
+            return {}
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        """Return token and address of an upload; None if none is known that can still be used."""
+        entry = self.read().get(key)
+        fresh = entry is not None and entry["time"] >= time.time() - LIFETIME_SECONDS
+        return (entry["token"], entry["url"]) if entry and fresh else None
+
+    def note(self, key: str, token: str, url: str) -> None:
+        """Remember an upload that has begun."""
+        self.write(self.read() | {key: {"token": token, "url": url, "time": time.time()}})

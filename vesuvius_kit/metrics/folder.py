@@ -162,14 +162,7 @@ def score_folder(
         label_paths = list_volumes("labels", labels)
         if not label_paths:
             raise InputValueError(f"labels must hold TIFF volumes, got none in {labels}")
-        folder, corrupt = _open_predictions(Path(predictions), Path(scratch), label_paths, problems)
-        prediction_paths = list_volumes("predictions", folder)
-        problems["missing"] += [
-            path.name for name, path in label_paths.items() if name not in prediction_paths and name not in corrupt
-        ]
-        problems["extra"] += [path.name for name, path in prediction_paths.items() if name not in label_paths]
-        pairs = [(prediction_paths[name], path) for name, path in label_paths.items() if name in prediction_paths]
-        pairs = [pair for pair in pairs if not _note_problem(problems, _check_headers(pair))]
+        pairs = _find_pairs(Path(predictions), Path(scratch), label_paths, problems)
         if any(problems.values()) and not skip_invalid:
             # There will be no score: look into the others only so that the message names every bad file.
             for pair in progress(pairs, total=len(pairs), desc="checking"):
@@ -188,6 +181,18 @@ def score_folder(
     if any(problems.values()) and not skip_invalid:
         _refuse(problems)
     return FolderScore(scores, {kind: sorted(names) for kind, names in problems.items() if names})
+
+
+def _find_pairs(
+    predictions: Path, scratch: Path, label_paths: Mapping[str, Path], problems: dict[str, list[str]]
+) -> list[_Pair]:
+    """Pair predictions with labels, as far as their headers belong together, and note what cannot be scored."""
+    folder, corrupt = _open_predictions(predictions, scratch, label_paths, problems)
+    paths = list_volumes("predictions", folder)
+    problems["missing"] += [path.name for id_, path in label_paths.items() if id_ not in paths and id_ not in corrupt]
+    problems["extra"] += [path.name for id_, path in paths.items() if id_ not in label_paths]
+    pairs = [(paths[id_], path) for id_, path in label_paths.items() if id_ in paths]
+    return [pair for pair in pairs if not _note_problem(problems, _check_headers(pair))]
 
 
 def _open_predictions(

@@ -148,10 +148,7 @@ def _count_matches(prediction_pairs: NDArray[np.int64], label_pairs: NDArray[np.
 
 
 def octants(shape: Sequence[int]) -> list[tuple[slice, slice, slice]]:
-    """List the eight octants of a volume in z-major order; the first half along each axis takes the odd voxel.
-
-    Octants of a short axis may be empty.
-    """
+    """List the octants of a (Z, Y, X) shape in z-major order: the first half takes the odd voxel, the second may be empty."""
     halves = [(slice(0, -(-size // 2)), slice(-(-size // 2), size)) for size in shape]
     return [(z, y, x) for z in halves[0] for y in halves[1] for x in halves[2]]
 

@@ -19,6 +19,12 @@ def read_tear(sheet: NDArray[np.float32], z: float, arc: float, level: float) ->
     return even_noise2(sheet, z / 110.0 + 133.0, arc / 90.0 + 17.0) - level
 
 
+@compiled(inline="always")
+def _unroll(turn: float, start: float, pitch: float) -> float:
+    """The place along the unrolled sheet, in voxels, of a turn of the even spiral."""
+    return 2.0 * math.pi * (start * turn + 0.5 * pitch * turn * turn)
+
+
 @compiled(parallel=True, nogil=True)
 def draw_spacing(
     radius: NDArray[np.float64],
@@ -52,7 +58,7 @@ def draw_spacing(
         angle = 2.0 * math.pi * u
         even = start + pitch * u
         y, x = even * math.sin(angle), even * math.cos(angle)
-        arc = 2.0 * math.pi * (start * u + 0.5 * pitch * u * u)
+        arc = _unroll(u, start, pitch)
         for height in range(heights):
             z = height * height_step
             shared = smooth_noise(tile, z / 140.0, y / 140.0 + 7.0, x / 140.0)
@@ -161,14 +167,12 @@ def trace_wraps(
                 # The neighbour's wrap is nearly always this voxel's: walk from there.
                 k, r0, r1 = _find_wrap(radii, k, columns, column, w, radius, last_turn)
                 wrap[z, y, x] = k
-                turn = k + cell / columns
-                arc[z, y, x] = 2.0 * math.pi * (start * turn + 0.5 * pitch * turn * turn)
+                arc[z, y, x] = _unroll(k + cell / columns, start, pitch)
                 for side in range(2):
                     place = (k + side) * columns + column
                     bend = hand * _read(radii, place, dw) * columns / (2.0 * math.pi) / radius
-                    cy, cx = (qy - bend * qx) / radius, (qx + bend * qy) / radius
-                    gz, gy, gx = _find_gradient(cy, cx, shift, axis[2, z], axis[3, z], _read(climb, place, w))
-                    steepness = max(math.sqrt(gz * gz + gy * gy + gx * gx), 0.2)
+                    rise = _read(climb, place, w)
+                    gy, gx, steepness = _find_slope(qy, qx, radius, bend, shift, axis[2, z], axis[3, z], rise)
                     if side == 0:
                         level[z, y, x] = _find_level(gy, gx, steepness)
                         # Within the first turn there is no wrap yet.
@@ -265,18 +269,20 @@ def _find_wrap(
 
 
 @compiled(inline="always")
-def _find_gradient(
-    cy: float, cx: float, shift: _Shift, axis_y: float, axis_x: float, climb: float
+def _find_slope(
+    qy: float, qx: float, radius: float, bend: float, shift: _Shift, axis_y: float, axis_x: float, rise: float
 ) -> tuple[float, float, float]:
-    """Gradient by z, y, x of how far a voxel lies beyond a recto, where its gradient by the displaced y, x is ``cy``, ``cx``.
+    """Slopes in y and x of how far a voxel's radius lies beyond a recto's, and the norm of the gradient.
 
-    ``axis_y`` and ``axis_x`` are the slopes of the umbilicus in z, ``climb`` that of the recto's radius.
+    ``qy``, ``qx`` and ``radius`` are the voxel's displaced place as seen from the umbilicus, ``bend`` the recto's slope against
+    a circle, ``axis_y`` and ``axis_x`` the slopes of the umbilicus in z, ``rise`` that of the recto's radius.
     """
+    cy, cx = (qy - bend * qx) / radius, (qx + bend * qy) / radius
     _, _, dy_dz, dx_dz, dy_dy, dx_dy, dy_dx, dx_dx = shift
-    gz = cy * (dy_dz - axis_y) + cx * (dx_dz - axis_x) - climb
+    gz = cy * (dy_dz - axis_y) + cx * (dx_dz - axis_x) - rise
     gy = cy * (1.0 + dy_dy) + cx * dx_dy
     gx = cy * dy_dx + cx * (1.0 + dx_dx)
-    return gz, gy, gx
+    return gy, gx, max(math.sqrt(gz * gz + gy * gy + gx * gx), 0.2)
 
 
 @compiled(inline="always")

@@ -3,7 +3,6 @@
 from vesuvius_kit.report.pages import (
     draw_curves,
     draw_overlay,
-    read_log,
     write_prediction_page,
     write_report,
     write_training_page,
@@ -20,7 +19,6 @@ __all__ = [
     "ScrollSurvey",
     "draw_curves",
     "draw_overlay",
-    "read_log",
     "survey_scrolls",
     "survey_to_text",
     "write_prediction_page",

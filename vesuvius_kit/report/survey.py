@@ -1,12 +1,16 @@
 """What the training data look like, scroll by scroll: label shares, thickness of the labelled lines, grey values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError, check_array, check_integer
-from vesuvius_kit.console import no_progress
+from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.constants import BACKGROUND, SURFACE, UNLABELLED
+from vesuvius_kit.data.competition import Chunk
 from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.report.pages import PLANES, choose_place, draw_slice, save_figure
 
@@ -14,59 +18,35 @@ LABEL_NAMES = {BACKGROUND: "background", SURFACE: "surface", UNLABELLED: "unlabe
 LABEL_COLOURS = {BACKGROUND: "#56B4E9", SURFACE: "#E69F00", UNLABELLED: "#BBBBBB"}
 SCROLL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-THICKEST = 12  # voxels; whatever is thicker shares the last bin
+THICKEST = 12
+"""Voxels; whatever is thicker shares the last bin."""
 _EDGE = 128  # of the cube in a chunk's middle whose thickness is measured: enough for a histogram
 
 
 @dataclass(frozen=True)
 class ScrollSurvey:
-    """What some chunks of one scroll look like.
-
-    Parameters
-    ----------
-    scroll_id : str
-        The scroll.
-    chunks : list of Chunk
-        The chunks that were read.
-    label_counts : numpy.ndarray
-        (3,) voxels of label 0, 1 and 2.
-    grey_counts : numpy.ndarray
-        (3, 256) voxels of each grey value, by label.
-    thickness_counts : numpy.ndarray
-        (13,) surface voxels by the thickness of their line in voxels; the last entry counts 12 and more.
-    """
+    """What some chunks of one scroll look like."""
 
     scroll_id: str
-    chunks: list
-    label_counts: np.ndarray
-    grey_counts: np.ndarray
-    thickness_counts: np.ndarray
+    chunks: list[Chunk]
+    """The chunks that were read."""
+    label_counts: NDArray[np.int64]
+    """(3,), voxels of label 0, 1 and 2."""
+    grey_counts: NDArray[np.int64]
+    """(3, 256), voxels of each grey value, by label."""
+    thickness_counts: NDArray[np.int64]
+    """(13,), surface voxels by the thickness of their line in voxels; the last entry counts 12 and more."""
 
     @property
-    def label_shares(self) -> np.ndarray:
+    def label_shares(self) -> NDArray[np.float64]:
         """(3,) shares of label 0, 1 and 2."""
         return self.label_counts / self.label_counts.sum()
 
 
-def measure_thickness(mask) -> np.ndarray:
+def measure_thickness(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Return the thickness at each true voxel of thin sheets: the shortest of the three axis-parallel runs through it.
 
-    A sheet that lies obliquely to all axes comes out a little thicker than it is.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        (Z, Y, X), bool.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N,) int32, one entry for each true voxel, in C order; empty for an empty mask.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        Not a 3-D array of bool.
+    One entry for each true voxel, in C order. A sheet that lies obliquely to all axes comes out a little thicker than it is.
     """
     check_array("mask", mask, kinds="b")
     shortest = np.full(mask.shape, np.iinfo(np.int32).max, np.int32)
@@ -79,30 +59,15 @@ def measure_thickness(mask) -> np.ndarray:
     return shortest[mask]
 
 
-def survey_scrolls(chunks, volumes_per_scroll: int = 3, progress=no_progress) -> list[ScrollSurvey]:
-    """Read some labelled chunks of every scroll and count what is in them.
+def survey_scrolls(
+    chunks: Sequence[Chunk], volumes_per_scroll: int = 3, progress: Progress = no_progress
+) -> list[ScrollSurvey]:
+    """Read some labelled chunks of every scroll and count what is in them; ordered by scroll.
 
-    Parameters
-    ----------
-    chunks : sequence of Chunk
-        Labelled ones, as `vesuvius_kit.data.competition.Competition.train` holds.
-    volumes_per_scroll : int
-        At most so many of each scroll, spread evenly over its list.
-    progress : callable
-        Wraps the chunks, in tqdm's calling form.
-
-    Returns
-    -------
-    list of ScrollSurvey
-        Ordered by scroll.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        No chunk, a count below 1, an image or label that is not uint8 or not of its partner's shape.
+    Of each scroll at most ``volumes_per_scroll`` are read, spread evenly over its list. Images and labels must be uint8.
     """
     check_integer("volumes_per_scroll", volumes_per_scroll, minimum=1)
-    by_scroll = {}
+    by_scroll: dict[str, list[Chunk]] = {}
     for chunk in chunks:
         by_scroll.setdefault(chunk.scroll_id, []).append(chunk)
     if not by_scroll:
@@ -114,7 +79,7 @@ def survey_scrolls(chunks, volumes_per_scroll: int = 3, progress=no_progress) ->
         surveys.append(ScrollSurvey(scroll_id, taken, *(np.zeros(n, np.int64) for n in (3, (3, 256), THICKEST + 1))))
     work = [(survey, chunk) for survey in surveys for chunk in survey.chunks]
     for survey, chunk in progress(work, total=len(work), desc="survey"):
-        image, label = read_volume(chunk.image_path, "uint8"), read_volume(chunk.label_path, "uint8")
+        image, label = read_volume(chunk.image_path, "uint8"), read_volume(chunk.require_label(), "uint8")
         if image.shape != label.shape:
             raise InputValueError(f"label must have its image's shape, got {chunk.label_path} with {label.shape}")
         for value in LABEL_NAMES:
@@ -127,19 +92,11 @@ def survey_scrolls(chunks, volumes_per_scroll: int = 3, progress=no_progress) ->
     return surveys
 
 
-def survey_to_text(surveys) -> str:
+def survey_to_text(surveys: Sequence[ScrollSurvey]) -> str:
     """Return the survey as a table, one line a scroll.
 
-    Parameters
-    ----------
-    surveys : list of ScrollSurvey
-        See `survey_scrolls`.
-
-    Returns
-    -------
-    str
-        Volumes read, label shares, mean thickness of the labelled lines in voxels, and the median grey value of
-        background and surface.
+    Volumes read, label shares, mean thickness of the labelled lines in voxels, and the median grey value of background and
+    surface.
     """
     lines = [
         f"{'scroll':>10} {'volumes':>8} {'background':>11} {'surface':>8} {'unlabelled':>11} {'thickness':>10} "
@@ -155,21 +112,8 @@ def survey_to_text(surveys) -> str:
     return "\n".join(lines)
 
 
-def write_survey_page(path, surveys):
-    """Write three panels: label shares of each scroll, thickness of the labelled lines, grey values of paper and gaps.
-
-    Parameters
-    ----------
-    path : str or Path
-        A PNG file, replaced in one move.
-    surveys : list of ScrollSurvey
-        See `survey_scrolls`.
-
-    Returns
-    -------
-    pathlib.Path
-        ``path``.
-    """
+def write_survey_page(path: Path | str, surveys: Sequence[ScrollSurvey]) -> Path:
+    """Write a PNG: label shares of each scroll, thickness of the labelled lines, grey values of papyrus and gaps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 4.6), layout="constrained")
@@ -213,26 +157,8 @@ def write_survey_page(path, surveys):
     return save_figure(path, figure)
 
 
-def write_slices_page(path, chunks):
-    """Write slices of labelled chunks in three directions, the label painted over the lower half of each slice.
-
-    Parameters
-    ----------
-    path : str or Path
-        A PNG file, replaced in one move.
-    chunks : sequence of Chunk
-        One row each; labelled.
-
-    Returns
-    -------
-    pathlib.Path
-        ``path``.
-
-    Raises
-    ------
-    InputValueError
-        No chunk.
-    """
+def write_slices_page(path: Path | str, chunks: Sequence[Chunk]) -> Path:
+    """Write a PNG: a row of slices in three directions for each chunk, the label painted over the lower half of each slice."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
@@ -240,7 +166,7 @@ def write_slices_page(path, chunks):
         raise InputValueError("chunks must hold at least one, got none")
     figure = Figure(figsize=(13, 4.4 * len(chunks) + 0.4), layout="constrained")
     for row, chunk in zip(figure.subplots(len(chunks), 3, squeeze=False), chunks):
-        image, label = read_volume(chunk.image_path), read_volume(chunk.label_path)
+        image, label = read_volume(chunk.image_path), read_volume(chunk.require_label())
         for axis, axes in enumerate(row):
             place = choose_place(label == SURFACE, axis)
             draw_slice(
@@ -254,15 +180,15 @@ def write_slices_page(path, chunks):
             paint[: piece.shape[0] // 2] = 0  # the upper half stays bare, so that the papyrus itself can be seen
             axes.imshow(paint, interpolation="nearest")
     axes = figure.axes[0]
-    for colour, name in ((LABEL_COLOURS[SURFACE], "surface"), ("#333333", "unlabelled: nobody looked")):
+    for colour, name in ((LABEL_COLOURS[SURFACE], "surface"), ("#333333", "unlabelled")):
         axes.plot([], [], "s", color=colour, label=name)
     axes.legend(fontsize=8, loc="lower left")
     return save_figure(path, figure)
 
 
-def _mean(counts):
+def _mean(counts: NDArray[np.int64]) -> float:
     return float(counts @ np.arange(len(counts)) / counts.sum()) if counts.any() else float("nan")
 
 
-def _median(counts):
+def _median(counts: NDArray[np.int64]) -> int:
     return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
