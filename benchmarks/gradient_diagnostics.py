@@ -14,7 +14,7 @@ import torch
 
 from vesuvius_kit.config import load_config
 from vesuvius_kit.models import create_model
-from vesuvius_kit.training.choices import make_loss
+from vesuvius_kit.training.from_config import make_loss
 from vesuvius_kit.training.gradient_diagnostics import N_PATCHES, gather_gradient_diagnostics
 from vesuvius_kit.training.processes import dtype_of, release_accelerator, start_accelerator
 

@@ -119,7 +119,7 @@ for fold in list_folds(RUN):
 # %%
 from vesuvius_kit.models.checkpoint import find_checkpoints
 from vesuvius_kit.report import write_prediction_page
-from vesuvius_kit.training.choices import inference_window
+from vesuvius_kit.training.from_config import inference_window
 
 chunk = competition.folds(config.n_folds, config.train.seed)[config.fold_list[0]][1][0]
 image, label = vk.read_volume(chunk.image_path), vk.read_volume(chunk.label_path)

@@ -51,8 +51,8 @@ def train(
     ...     sorted(path.name for path in (run / "fold_0").iterdir())
     ['best', 'last', 'log.jsonl']
     """
-    from vesuvius_kit.diagnosis.hook import hold_raise
+    from vesuvius_kit.diagnosis.raise_veto import veto_raise
     from vesuvius_kit.training.loop import Hooks
     from vesuvius_kit.training.loop import train as train_folds
 
-    return train_folds(config, fresh=fresh, resume_from=resume_from, hooks=Hooks(hold_raise), progress=progress)
+    return train_folds(config, fresh=fresh, resume_from=resume_from, hooks=Hooks(veto_raise), progress=progress)

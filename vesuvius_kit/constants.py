@@ -1,4 +1,4 @@
-"""What the competition and the field fix: label values, settings of the score, the loss's components, the bound of the rate."""
+"""What the competition fixes, and what many modules share: label values, the score's settings, loss components, the rate's bound."""
 
 BACKGROUND = 0
 """Label of a voxel that is annotated and not surface."""

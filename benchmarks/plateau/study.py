@@ -31,7 +31,7 @@ from vesuvius_kit.config import RunConfig, config_to_dict, load_config
 from vesuvius_kit.constants import UNLABELLED
 from vesuvius_kit.data.competition import Competition
 from vesuvius_kit.data.patches import PatchDataset
-from vesuvius_kit.diagnosis.hook import hold_raise
+from vesuvius_kit.diagnosis.raise_veto import veto_raise
 from vesuvius_kit.inference.predict import predict_volume
 from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.io.record import EpochRecord, read_records
@@ -41,12 +41,12 @@ from vesuvius_kit.metrics import leaderboard_score
 from vesuvius_kit.models.checkpoint import load_model
 from vesuvius_kit.phantom import write_competition
 from vesuvius_kit.training.epoch import LabelTransform
-from vesuvius_kit.training.loop import Hooks, take_labels, train
+from vesuvius_kit.training.loop import Hooks, keep_labels, train
 
 logger = logging.getLogger(__name__)
 
 # The case read labels as `label > 0`.
-READINGS = {"foreground": read_foreground, "ignored": take_labels}
+READINGS = {"foreground": read_foreground, "ignored": keep_labels}
 VARIANCES = (0.5, 0.0)
 HANDLERS = ("legacy", "bounded")
 CONFIGS = {"v5": "config_v5_variance_focused", "v6": "config_v6_fix_plateau"}
@@ -150,7 +150,7 @@ def make_hooks(name: str) -> Hooks:
     cell = list_cells()[name]
     label_transform = READINGS[cell.label]
     if cell.handler == "bounded":
-        return Hooks(hold_raise, label_transform=label_transform)
+        return Hooks(veto_raise, label_transform=label_transform)
     made: list[LegacyHandler] = []
 
     def make_legacy(config: RunConfig) -> LegacyHandler:

@@ -18,8 +18,8 @@ from vesuvius_kit.checks import InputNotFoundError, InputValueError
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import config_to_dict, load_config
 from vesuvius_kit.diagnosis import Diagnosis, diagnose, find_logs, suspect_loss
-from vesuvius_kit.diagnosis.hook import hold_raise
 from vesuvius_kit.diagnosis.logs import LoggedEpoch
+from vesuvius_kit.diagnosis.raise_veto import veto_raise
 from vesuvius_kit.io.record import EpochRecord
 from vesuvius_kit.io.volume import read_volume, write_volume
 
@@ -583,7 +583,7 @@ def test_what_is_no_number_in_a_fresh_record_counts_as_in_the_log(broken):
             if record.gradient_diagnostics is not None:
                 record.gradient_diagnostics |= {"cosines": {"cross_entropy,dice": broken}}
         logged = records_of(json.loads(json.dumps([record.to_dict() for record in records], allow_nan=False)))
-        assert hold_raise(records, config) == hold_raise(logged, config)
+        assert veto_raise(records, config) == veto_raise(logged, config)
         assert suspect_loss(records) == suspect_loss(logged)
 
 

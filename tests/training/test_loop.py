@@ -16,8 +16,8 @@ from vesuvius_kit.inference.budget import EpochBudget
 from vesuvius_kit.inference.predict import predict_volume
 from vesuvius_kit.io.volume import write_volume
 from vesuvius_kit.models.checkpoint import load_checkpoint, load_model
-from vesuvius_kit.training.choices import inference_window, make_controller
 from vesuvius_kit.training.epoch import TrainingDivergedError
+from vesuvius_kit.training.from_config import inference_window, make_controller
 from vesuvius_kit.training.loop import train
 from vesuvius_kit.training.state import RunState
 

@@ -164,7 +164,7 @@ def test_the_rate_is_raised_where_the_loss_is_no_suspect(data, tmp_path, fake_lo
     losses = [0.4, 0.41, 0.4, 0.4]
     fake_losses(losses)
     asked = []
-    hooks = Hooks(hold_raise=lambda records, config: asked.append((records, config)))
+    hooks = Hooks(veto_raise=lambda records, config: asked.append((records, config)))
     lines = read_lines(train(configure(data, tmp_path, losses, **EARLY_RAISES), hooks=hooks))
     assert [len(line["interventions"]) for line in lines] == [0, 0, 1, 1]
     assert lines[3]["rate"] == pytest.approx(2e-3)
@@ -176,11 +176,11 @@ def test_the_rate_is_raised_where_the_loss_is_no_suspect(data, tmp_path, fake_lo
 def test_the_rate_stays_where_the_loss_is_the_suspect(data, tmp_path, fake_losses, monkeypatch):
     losses = [0.4, 0.41, 0.4, 0.4]
     fake_losses(losses)
-    hooks = Hooks(hold_raise=lambda records, config: "the variance term rewards uncertainty")
+    hooks = Hooks(veto_raise=lambda records, config: "the variance term rewards uncertainty")
     lines = read_lines(train(configure(data, tmp_path, losses, **EARLY_RAISES), hooks=hooks))
     assert [line["interventions"] for line in lines] == [[]] * 4
     assert {line["rate"] for line in lines} == {1e-3}
-    held = {"kind": "raise_held", "reason": "the variance term rewards uncertainty"}
+    held = {"kind": "raise_vetoed", "reason": "the variance term rewards uncertainty"}
     assert [line["events"] for line in lines] == [[], [], [held], [held]]
 
 

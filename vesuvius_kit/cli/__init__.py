@@ -81,7 +81,7 @@ def _report(arguments: list[str]) -> int:
     except (KaggleError, RunFailedError) as error:
         code, line = 1, _one_line(error)
     except OSError as error:
-        # The last net: what the disk or the system refused without anybody naming it.
+        # What the disk or the system refused without anybody naming it.
         place = f"{error.filename}: " if error.filename else ""
         code, line = 2, f"{place}{_one_line(explain_os_error(error))}"
     except KeyboardInterrupt as stop:

@@ -50,7 +50,7 @@ def run_command(function: Command, words: Sequence[str], prog: str, stored: Stor
     """
     parameters = inspect.signature(function).parameters
     if any(word in ("-h", "--help") for word in words):
-        print(_make_parser(function, prog).format_help())
+        print(_make_help_parser(function, prog).format_help())
         return 0
     sections = {_prefix(p): section for p in parameters.values() if (section := _section_of(p)) is not None}
     options = {name: p.annotation for name, p in parameters.items() if _is_option(p)}
@@ -106,7 +106,7 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _make_parser(function: Command, prog: str) -> "ArgumentParser":
+def _make_help_parser(function: Command, prog: str) -> "ArgumentParser":
     """What writes the help."""
     from docstring_parser import parse
     from jsonargparse import ArgumentParser, set_parsing_settings

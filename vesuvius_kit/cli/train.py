@@ -21,6 +21,6 @@ def train(config: RunConfig, *, fresh: bool = False, resume_from: str | None = N
     if not config.data:
         raise InputValueError("--data must name the competition folder, got nothing")
     folder = vesuvius_kit.train(config, fresh=fresh, resume_from=resume_from, progress=show_progress)
-    # Where several processes train, each of them comes by here.
+    # Where several processes train, the main one prints.
     if os.environ.get("RANK", "0") == "0":
         print(folder)

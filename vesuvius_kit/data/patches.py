@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_integer, check_real, check_size
+from vesuvius_kit.config import PatchConfig
 from vesuvius_kit.constants import SURFACE, UNLABELLED
 from vesuvius_kit.data.folder import Chunk
 from vesuvius_kit.io.volume import read_volume
@@ -105,13 +106,13 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         *,
         patch_size: int | Sequence[int],
         samples_per_epoch: int,
-        patches_per_volume: int = 4,
-        surface_fraction: float = 0.5,
-        max_unlabelled_fraction: float = 0.9,
+        patches_per_volume: int = PatchConfig.per_volume,
+        surface_fraction: float = PatchConfig.surface_fraction,
+        max_unlabelled_fraction: float = PatchConfig.max_unlabelled_fraction,
         normalise: Normaliser | None = None,
         augmentation: Augment | None = None,
         seed: int = 0,
-        cache_volumes: int = 4,
+        cache_volumes: int = PatchConfig.cache_volumes,
     ) -> None:
         self.chunks = list(chunks)
         if not self.chunks:

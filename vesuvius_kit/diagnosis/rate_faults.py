@@ -38,7 +38,7 @@ MIN_EPOCHS = 6
 LAST_EPOCHS = 3
 # The cross entropy of a constant 0.5, in nats a voxel; more than it for half of a run is worse than knowing nothing.
 CHANCE_LEVEL = math.log(2)
-# Losses that change by more than a tenth from epoch to epoch are thrown about, not noisy: means over an epoch are smoother.
+# Losses that change by more than a tenth from epoch to epoch swing, and are not noisy: means over an epoch are smoother.
 THROWN = 0.1
 # The loss of the last epochs over twice the best is an explosion, not over-fitting, when it is the training loss.
 EXPLODED = 2.0
@@ -131,7 +131,7 @@ def _has_suffered(records: Sequence[LoggedEpoch], epoch: int) -> bool:
 
 
 def find_high_rate(records: Sequence[LoggedEpoch], config: Config | None = None) -> Finding | None:
-    """Find a loss that explodes or is thrown about."""
+    """Find a loss that explodes or swings."""
     records = since_new_weights(records)
     curve, floor = heights(records, "train")[1:], floor_of(records)
     if floor is None or len(curve) < MIN_EPOCHS or has_gained(records):
@@ -151,13 +151,10 @@ def find_high_rate(records: Sequence[LoggedEpoch], config: Config | None = None)
         )
     elif thrown and entropies and len(blind) >= len(entropies) / 2:
         text = (
-            f"The loss is thrown about, and in {len(blind)} of {len(entropies)} epochs the cross entropy is "
-            f"above chance level."
+            f"The loss swings, and in {len(blind)} of {len(entropies)} epochs the cross entropy is above chance level."
         )
     elif thrown and len(rising) >= RISING_PART * len(changes):
-        text = (
-            f"The training loss is thrown about: it rose by a fifth or more in {len(rising)} of {len(changes)} epochs."
-        )
+        text = f"The training loss swings: it rose by a fifth or more in {len(rising)} of {len(changes)} epochs."
     else:
         return None
     clip = number_of(setting_of(config, "train", "gradient_clip"))
@@ -300,7 +297,7 @@ def find_parting(records: Sequence[LoggedEpoch], config: Config | None = None) -
     last_epoch, last, last_trained = smooth[-1]
     if begins_anew(records) and last >= BY_HEART_KEPT * both[0][1] and last_trained <= BY_HEART_FALL * both[0][2]:
         text = (
-            f"The network over-fits: it learns by heart. The training loss fell from {both[0][2] + floor:.4f} to "
+            f"The network over-fits: it memorises the training data. The training loss fell from {both[0][2] + floor:.4f} to "
             f"{last_trained + floor:.4f}, the validation loss only went from {both[0][1] + floor:.4f} to "
             f"{last + floor:.4f}."
         )
@@ -373,7 +370,7 @@ def find_not_finite(records: Sequence[LoggedEpoch], config: Config | None = None
             f"{sum(skipped.values())} steps were skipped in {_count(len(skipped), 'epoch')}, first in epoch "
             f"{min(skipped)}"
         )
-    text = "Numbers broke: " + "; ".join(parts) + "."
+    text = "Not every number was finite: " + "; ".join(parts) + "."
     return Finding("not_finite", text, {"epochs": broken, "skipped_steps": skipped})
 
 

@@ -276,7 +276,7 @@ def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:
 def _retell_events(records: Sequence[LoggedEpoch]) -> list[str]:
     """What the training loop did about it."""
     notes = []
-    for kind, text in (("rollback", "rolled back to the best"), ("raise_held", "a raise of the rate was held back")):
+    for kind, text in (("rollback", "rolled back to the best"), ("raise_vetoed", "a raise of the rate was held back")):
         events = [(record.epoch, event) for record in records for event in record.events if event.get("kind") == kind]
         if events:
             epochs = ", ".join(str(epoch) for epoch, _ in events)

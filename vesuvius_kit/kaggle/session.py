@@ -101,7 +101,7 @@ def find_or_train_models(session: Session, *, progress: Progress = no_progress) 
     except InputNotFoundError:
         if paths.is_kaggle():
             raise
-    from vesuvius_kit.training.loop import train
+    from vesuvius_kit import train
 
     logger.warning("no model found: a small network is trained for about a minute; its masks are no measure of the kit")
     places = {"data": str(session.data), "output": str(session.working / RUN_FOLDER)}

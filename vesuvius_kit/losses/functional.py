@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_integer, check_real
+from vesuvius_kit.config import LossConfig
 from vesuvius_kit.constants import SURFACE, UNLABELLED
 
 EPSILON = 1e-5
@@ -105,9 +106,9 @@ def cross_entropy_loss(voxels: LabelledVoxels) -> Tensor:
 def focal_loss(
     voxels: LabelledVoxels,
     *,
-    gamma: float = 2.0,
-    alpha: float = 0.35,
-    class_weights: tuple[float, float] = (1.0, 1.5),
+    gamma: float = LossConfig.focal_gamma,
+    alpha: float = LossConfig.focal_alpha,
+    class_weights: tuple[float, float] = LossConfig.class_weights,
 ) -> Tensor:
     """Return the focal loss (Lin et al., ICCV 2017): the mean of c_t a_t (1 - p_t)^gamma times the cross-entropy, (B,).
 

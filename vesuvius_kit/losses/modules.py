@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice, check_integer, check_real
+from vesuvius_kit.config import LossConfig
 from vesuvius_kit.constants import COMPONENTS
 from vesuvius_kit.losses import functional
 
@@ -52,9 +53,9 @@ class WeightedLoss(nn.Module):
         self,
         weights: Mapping[str, float],
         *,
-        focal_gamma: float = 2.0,
-        focal_alpha: float = 0.35,
-        class_weights: tuple[float, float] = (1.0, 1.5),
+        focal_gamma: float = LossConfig.focal_gamma,
+        focal_alpha: float = LossConfig.focal_alpha,
+        class_weights: tuple[float, float] = LossConfig.class_weights,
         cldice_iterations: int = 3,
         report: Collection[str] = (),
     ) -> None:

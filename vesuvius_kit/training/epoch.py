@@ -22,7 +22,7 @@ from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score
 from vesuvius_kit.postprocess import make_mask
 from vesuvius_kit.training.batch_norm import SharedBatchNorm, measure_statistics
-from vesuvius_kit.training.choices import choose_scored, inference_window, labelled_share, make_loss
+from vesuvius_kit.training.from_config import choose_scored, inference_window, labelled_share, make_loss
 from vesuvius_kit.training.gradient_diagnostics import gather_gradient_diagnostics
 from vesuvius_kit.training.processes import dtype_of, gather_rows, plain_forward
 from vesuvius_kit.training.run import Run
@@ -77,7 +77,7 @@ def train_epoch(
         share = labelled_share(labels)
         values = accelerator.reduce(torch.stack([total.detach(), *components.values(), share]), "mean")
         finite = bool(torch.isfinite(values[0]) & torch.isfinite(norm))
-        # One poisoned step would spoil the weights for good. The fp16 scaler skips it by itself, and must see it to adapt.
+        # One step with NaN would ruin the weights for good. The fp16 scaler skips it by itself, and must see it to adapt.
         if finite or accelerator.scaler is not None:
             optimizer.step()
         if finite:

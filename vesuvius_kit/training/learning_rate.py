@@ -221,8 +221,8 @@ class BoundedLR:
         # From here on lower is better.
         cost = self._sign * float(metric)
         before = self.rate
-        self._watch_for_reduction(cost)
-        scale = self._watch_for_raise(cost, allow_raise)
+        self._decide_reduction(cost)
+        scale = self._decide_raise(cost, allow_raise)
         ended = self._epoch
         self._epoch += 1
         if scale is not None:
@@ -256,7 +256,7 @@ class BoundedLR:
         then = check_real("multiplier of the learning-rate state", state["multiplier"], minimum=1.0, maximum=MAX_FACTOR)
         if self._multiplier > then:
             self._multiplier = then
-            self._settle_trial()
+            self._mark_trial_failed()
 
     def forget_best(self) -> None:
         """Start to compare metrics anew, for example because the weights of the loss have changed.
@@ -290,7 +290,7 @@ class BoundedLR:
             return _anneal(base, eta_min, epoch / cycle)
         return base
 
-    def _watch_for_reduction(self, cost: float) -> None:
+    def _decide_reduction(self, cost: float) -> None:
         if self._schedule != "plateau" or self._epoch < self._warmup_epochs:
             return
         best = self._reduce_best
@@ -303,14 +303,14 @@ class BoundedLR:
             self._reductions += 1
             self._reduce_stale_epochs = 0
 
-    def _watch_for_raise(self, cost: float, allow_raise: bool | Callable[[], bool]) -> float | None:
+    def _decide_raise(self, cost: float, allow_raise: bool | Callable[[], bool]) -> float | None:
         """Return the scale of the raise that is made now, or None."""
         age = math.inf if self._last_raise_epoch is None else self._epoch - self._last_raise_epoch
         improved = math.isfinite(cost) and (
             self._best is None or (cost < self._best and self._best - cost >= self._min_delta)
         )
         if age > self._cooldown or (age == self._cooldown and not improved):
-            self._settle_trial()
+            self._mark_trial_failed()
         if not math.isfinite(cost):
             return None
         if improved:
@@ -348,7 +348,7 @@ class BoundedLR:
         raised = min(self._multiplier * RAISE_SCALES[self._raises_in_plateau] * growth, self._max_factor)
         return None if any(math.isclose(raised, multiple) for multiple in self._failed) else raised
 
-    def _settle_trial(self) -> None:
+    def _mark_trial_failed(self) -> None:
         """The raise that was being tried has brought nothing."""
         if self._trial is not None:
             self._failed.append(self._trial)

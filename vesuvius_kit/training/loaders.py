@@ -13,7 +13,7 @@ from vesuvius_kit.data.augment import Augmentation
 from vesuvius_kit.data.competition import Chunk
 from vesuvius_kit.data.patches import PatchDataset
 from vesuvius_kit.models import SegmentationModel
-from vesuvius_kit.training.choices import make_validation_patches
+from vesuvius_kit.training.from_config import make_validation_patches
 from vesuvius_kit.training.gradient_diagnostics import N_PATCHES
 from vesuvius_kit.training.interrupts import ignore_interrupts
 

@@ -27,7 +27,6 @@ from vesuvius_kit.io.record import LOG_NAME, EpochRecord, append_record, read_re
 from vesuvius_kit.models import create_model
 from vesuvius_kit.training.averaging import averaged_model, count_of, make_average
 from vesuvius_kit.training.batch_norm import has_batch_norm
-from vesuvius_kit.training.choices import make_controller, make_loss
 from vesuvius_kit.training.epoch import (
     LabelTransform,
     diagnose_gradients,
@@ -36,9 +35,10 @@ from vesuvius_kit.training.epoch import (
     train_epoch,
     validate_patches,
 )
+from vesuvius_kit.training.from_config import make_controller, make_loss
 from vesuvius_kit.training.interrupts import InterruptWatch
 from vesuvius_kit.training.loaders import Loaders, make_loaders
-from vesuvius_kit.training.policies import Controller, HoldRaise, Policies, note_best, note_loss
+from vesuvius_kit.training.policies import Controller, Policies, VetoRaise, note_average, note_best, note_loss
 from vesuvius_kit.training.preflight import check_run, lock_folds
 from vesuvius_kit.training.processes import (
     broadcast,
@@ -54,7 +54,7 @@ from vesuvius_kit.training.state import RunState
 logger = get_main_logger(__name__)
 
 
-def take_labels(labels: Tensor) -> Tensor:
+def keep_labels(labels: Tensor) -> Tensor:
     """Return labels as they are."""
     return labels
 
@@ -63,13 +63,13 @@ def take_labels(labels: Tensor) -> Tensor:
 class Hooks:
     """What a caller adds to a run. None of it is stored: a resumed run must be given the same."""
 
-    hold_raise: HoldRaise | None = None
+    veto_raise: VetoRaise | None = None
     """Asked, in the main process, before the rate is raised; without it every raise of the controller is made."""
     on_validated: Callable[[EpochRecord], None] | None = None
     """Called with each epoch's record in every process, before the rate of the next epoch is decided."""
     make_controller: Callable[[RunConfig], Controller] = make_controller
     """Makes another learning-rate controller than `BoundedLR`."""
-    label_transform: LabelTransform = take_labels
+    label_transform: LabelTransform = keep_labels
     """Labels (B, Z, Y, X) as the loss is to see them."""
 
 
@@ -160,7 +160,7 @@ def _train_fold(
         early = ", stopped early" if state.stopped_early else ""
         logger.info("%s is complete: %d epochs%s", folder, state.epoch, early)
         return
-    threads, labels = torch.get_num_threads(), hooks.label_transform
+    threads, read_labels = torch.get_num_threads(), hooks.label_transform
     progress = progress if run.accelerator.is_main_process else no_progress
     loaders = make_loaders(config, run.accelerator, run.model, train_chunks, validation_chunks)
     model, optimizer, loaders.train = run.accelerator.prepare(run.model, run.optimizer, loaders.train)
@@ -177,7 +177,7 @@ def _train_fold(
                 wait_for_all()
                 return
             started = time.monotonic()
-            # Scoring starts numba's threads, which resets torch's number of them, and sums in another order round otherwise.
+            # Scoring starts numba's threads, which resets torch's number of them; with it the order of sums would change.
             torch.set_num_threads(threads)
             rate = policies.averaging.choose_rate(epoch, run.controller.rate)
             for group in optimizer.param_groups:
@@ -185,12 +185,12 @@ def _train_fold(
             loss = make_loss(config, epoch)
 
             record = EpochRecord(epoch, rate, precision=state.precision, loss_weights=loss.weights)
-            record.train = train_epoch(run, epoch, model, optimizer, loss, loaders.train, labels, progress)
+            record.train = train_epoch(run, epoch, model, optimizer, loss, loaders.train, read_labels, progress)
             if run.average is not None and policies.averaging.takes(epoch):
                 run.average.update_parameters(run.model)
-            record.gradient_diagnostics = diagnose_gradients(run, epoch, loss, loaders.probe, labels)
+            record.gradient_diagnostics = diagnose_gradients(run, epoch, loss, loaders.probe, read_labels)
 
-            record.validation = validate_patches(run, run.model, loaders.validation, labels)
+            record.validation = validate_patches(run, run.model, loaders.validation, read_labels)
             validation_loss = record.validation["loss"]
             if policies.scoring.is_due(state, epoch, validation_loss):
                 record.score = score_volumes(run, run.model, validation_chunks, progress)
@@ -199,7 +199,8 @@ def _train_fold(
             stops_early = policies.stopping.stops(state)
             ends = stops_early or epoch + 1 == settings.num_epochs
             if ends and count_of(run.average):
-                record.average = _judge_average(run, epoch, loaders, validation_chunks, labels, progress)
+                record.average = _judge_average(run, epoch, loaders, validation_chunks, read_labels, progress)
+            average = record.average
 
             note_loss(state, validation_loss)
             degradation = None if ends else policies.rollback.find_degradation(state, epoch, validation_loss)
@@ -208,16 +209,16 @@ def _train_fold(
                 record.events.append({"kind": "rollback", "reason": degradation, "to_epoch": state.rollback_epoch})
             if hooks.on_validated is not None:
                 hooks.on_validated(record)
-            _step_controller(run, record, policies, hooks.hold_raise)
+            _step_controller(run, record, policies, hooks.veto_raise)
             record.seconds = round(time.monotonic() - started, 3)
             if run.accelerator.is_main_process:
                 append_record(folder / LOG_NAME, record)
             logger.info("epoch %d: %s", epoch, record.summary())
 
             state.epoch, state.step, state.partial, state.stopped_early = epoch + 1, 0, {}, stops_early
-            _save(
-                run, epoch, record, better_score, better_loss and policies.rollback.is_active and not ends, degradation
-            )
+            averaged_is_best = note_average(state, epoch, None if average is None else average["score"]["score"])
+            keeps = better_loss and policies.rollback.is_active and not ends
+            _save(run, epoch, better_score, averaged_is_best, keeps, degradation)
             budget.note_epoch(time.monotonic() - started)
             if stops_early:
                 logger.info("stopped early: no better loss or score for %d epochs", state.epochs_without_improvement)
@@ -264,7 +265,7 @@ def _judge_average(
     epoch: int,
     loaders: Loaders,
     chunks: Sequence[Chunk],
-    labels: LabelTransform,
+    read_labels: LabelTransform,
     progress: Progress,
 ) -> dict[str, Any]:
     """Loss and score of the averaged weights."""
@@ -272,7 +273,7 @@ def _judge_average(
     if has_batch_norm(model):
         renew_statistics(run, model, epoch, loaders.train, progress)
     return {
-        "validation": validate_patches(run, model, loaders.validation, labels),
+        "validation": validate_patches(run, model, loaders.validation, read_labels),
         "score": score_volumes(run, model, chunks, progress),
     }
 
@@ -283,32 +284,32 @@ def _resumes(state: RunState, epoch: int) -> list[dict[str, Any]]:
     return [{"kind": "resumed", "reason": note} for note in state.history if note.startswith(start)]
 
 
-def _step_controller(run: Run, record: EpochRecord, policies: Policies, hold_raise: HoldRaise | None) -> None:
+def _step_controller(run: Run, record: EpochRecord, policies: Policies, veto_raise: VetoRaise | None) -> None:
     """End the epoch for the controller; before it raises the rate, the hook is asked whether something else is to blame."""
 
-    def allow_raise() -> bool:
+    def ask() -> bool:
         reason = None
-        if hold_raise is not None and run.accelerator.is_main_process:
-            reason = hold_raise([*read_records(run.folder / LOG_NAME), record], run.config)
+        if veto_raise is not None and run.accelerator.is_main_process:
+            reason = veto_raise([*read_records(run.folder / LOG_NAME), record], run.config)
         reason = broadcast(reason)
         if reason:
-            record.events.append({"kind": "raise_held", "reason": reason})
+            record.events.append({"kind": "raise_vetoed", "reason": reason})
             logger.info("the learning rate is not raised: %s", reason)
         return reason is None
 
     before = len(run.controller.interventions)
     may_raise = policies.allow_raise and not policies.averaging.is_active(record.epoch)
-    run.controller.step(record.validation["loss"], allow_raise if may_raise else False)
+    run.controller.step(record.validation["loss"], ask if may_raise else False)
     record.interventions = run.controller.interventions[before:]
 
 
-def _save(run: Run, epoch: int, record: EpochRecord, better_score: bool, keeps: bool, degradation: str | None) -> None:
+def _save(
+    run: Run, epoch: int, better_score: bool, averaged_is_best: bool, keeps: bool, degradation: str | None
+) -> None:
     """Write the checkpoints of an epoch's end: ``best``, ``last``, and ``rollback`` where its state is one to go back to."""
     state = run.state
-    averaged = None if record.average is None else record.average["score"]["score"]
-    if averaged is not None and (state.best_score is None or averaged > state.best_score):
-        state.best_score, state.best_epoch = averaged, epoch
-        logger.info("the averaged weights are the best: score %.4f", averaged)
+    if averaged_is_best:
+        logger.info("the averaged weights are the best: score %.4f", state.best_score)
         run.save("best", averaged=True)
     elif better_score:
         run.save("best")

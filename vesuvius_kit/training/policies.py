@@ -1,4 +1,4 @@
-"""What is decided at the end of an epoch: score whole volumes, go back, average the weights, stop, raise the rate.
+"""What is decided at the end of an epoch: score whole volumes, note the best, go back, average the weights, stop.
 
 Plain arithmetic on a run's state, without torch. The rate itself is `learning_rate.py`'s.
 """
@@ -12,7 +12,7 @@ from vesuvius_kit.config import RunConfig
 from vesuvius_kit.io.record import EpochRecord
 from vesuvius_kit.training.state import RunState
 
-HoldRaise = Callable[[Sequence[EpochRecord], RunConfig], str | None]
+VetoRaise = Callable[[Sequence[EpochRecord], RunConfig], str | None]
 """Asked before the rate is raised, with all epochs so far: why the rate is not to blame, or None to let it rise."""
 
 
@@ -147,7 +147,7 @@ class Policies:
     def from_config(cls, config: RunConfig) -> "Policies":
         """Return the policies that the sections ``train`` and ``lr`` of a configuration ask for."""
         train = config.train
-        # Warm restarts mean to lose the best for a time.
+        # A warm restart makes the loss worse on purpose.
         goes_back = config.lr.schedule != "warm_restarts"
         return cls(
             ScoringPolicy(train.score_every_epochs, train.num_epochs, train.early_stopping_patience),
@@ -174,7 +174,7 @@ def note_best(state: RunState, epoch: int, loss: float, score: float | None) -> 
     """Note a better loss or score, and return whether each is better than before; ``score`` is None where none was taken."""
     better_loss = _is_better(loss, state.best_loss)
     better_score = score is not None and (state.best_score is None or score > state.best_score)
-    # The first score is the best, and no improvement.
+    # The first score is the best so far, but there was nothing to improve on.
     improved = better_loss or (better_score and state.best_score is not None)
     if better_loss:
         state.best_loss = loss
@@ -182,6 +182,14 @@ def note_best(state: RunState, epoch: int, loss: float, score: float | None) -> 
         state.best_score, state.best_epoch = score, epoch
     state.epochs_without_improvement = 0 if improved else state.epochs_without_improvement + 1
     return better_loss, better_score
+
+
+def note_average(state: RunState, epoch: int, score: float | None) -> bool:
+    """Note the score of the averaged weights, None where they were not scored, and return whether it is the best."""
+    if score is None or (state.best_score is not None and score <= state.best_score):
+        return False
+    state.best_score, state.best_epoch = score, epoch
+    return True
 
 
 def _is_better(loss: float, best: float | None) -> bool:

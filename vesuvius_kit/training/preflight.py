@@ -29,7 +29,7 @@ from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.models import SegmentationModel, check_takes, create_model
 from vesuvius_kit.models.normalisation import Normalisation
 from vesuvius_kit.postprocess.pipeline import choose_pipeline, try_pipeline
-from vesuvius_kit.training.choices import (
+from vesuvius_kit.training.from_config import (
     choose_scored,
     inference_window,
     make_controller,

@@ -158,7 +158,7 @@ class Run:
             link_checkpoint(self.folder / "rollback", self.folder / "last")
 
     def drop_rollback(self) -> None:
-        """Remove the checkpoint ``rollback``: a run that has ended goes nowhere, and the file is large."""
+        """Remove the checkpoint ``rollback``: a run that has ended does not go back, and the file is large."""
         if self.accelerator.is_main_process:
             shutil.rmtree(self.folder / "rollback", ignore_errors=True)
 
