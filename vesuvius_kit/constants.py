@@ -1,4 +1,4 @@
-"""What the competition fixes, and what many modules share: label values, the score's settings, loss components, the rate's bound."""
+"""What the competition fixes, and what many modules share: label values, loss components, the bound of the learning rate."""
 
 BACKGROUND = 0
 """Label of a voxel that is annotated and not surface."""
