@@ -46,7 +46,7 @@ def train(
     >>> tiny = {"n_folds": 2, "patches.size": 32, "train.num_epochs": 1, "train.steps_per_epoch": 1, "lr.warmup_epochs": 0,
     ...         "train.validation_patches": 4, "model.options": {"initial_filters": 2, "depth": 1}, "train.num_workers": 0}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     vk.write_competition(f"{folder}/data", train=4, test=0, shape=48)
+    ...     _ = vk.write_competition(f"{folder}/data", train=4, test=0, shape=48)
     ...     run = vk.train(vk.load_config(None, {**tiny, "data": f"{folder}/data", "output": f"{folder}/run"}))
     ...     sorted(path.name for path in (run / "fold_0").iterdir())
     ['best', 'last', 'log.jsonl']

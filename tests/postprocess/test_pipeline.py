@@ -88,7 +88,7 @@ def test_a_ring_is_reported_as_a_tunnel():
         ),
         ("- hysteresis_threshold: {low: 0.3}", "must have parameters among t_low, t_high, got 'low'"),
         ("- raw\n- close_sheets", "must be one of"),
-        ("- hysteresis_threshold\n- close_sheets", "must be given radius"),
+        ("- hysteresis_threshold\n- close_ball", "must be given radius"),
         ("- hysteresis_threshold: 0.3", "must have parameters by name"),
         ("- fill_cavities", "must come after one that makes a mask, got fill_cavities"),
         ("- trace_ridges", "must have a step that makes a mask, got trace_ridges"),
