@@ -388,20 +388,9 @@ def test_values_of_python_are_taken_for_what_they_are(tmp_path):
             call()
 
 
-@pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        ("predict.views", "it is predict.tta now"),
-        ("postprocess.t_low", "given as postprocess.steps"),
-        ("lr.handler", "the rate is always bounded"),
-    ],
-)
-def test_what_has_another_name_now_says_so(key, reason, tmp_path):
-    with pytest.raises(InputValueError, match=rf"^--{key} must be left out: .*{reason}"):
-        load_config(None, {key: "1"})
-    (tmp_path / "old.yaml").write_text(f"{key}: 1\n")
-    with pytest.raises(InputValueError, match=rf"old\.yaml, line 1: {key} must be left out: .*{reason}"):
-        load_config(tmp_path / "old.yaml")
+def test_a_removed_setting_on_the_command_line_says_why():
+    with pytest.raises(InputValueError, match=r"^--lr\.handler must be left out: the rate is always bounded"):
+        load_config(None, {"lr.handler": "legacy"})
 
 
 @pytest.mark.parametrize(

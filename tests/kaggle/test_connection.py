@@ -60,13 +60,6 @@ def server(tmp_path, home):
 
 
 @pytest.fixture
-def slept(monkeypatch):
-    pauses = []
-    monkeypatch.setattr(KaggleClient, "pause", lambda self, seconds: pauses.append(seconds))
-    return pauses
-
-
-@pytest.fixture
 def client(server, slept, monkeypatch):
     monkeypatch.setenv("KAGGLE_USERNAME", USER)
     monkeypatch.setenv("KAGGLE_KEY", KEY)

@@ -67,14 +67,6 @@ def server(tmp_path, home, monkeypatch):
 
 
 @pytest.fixture
-def slept(monkeypatch):
-    """What the client waited for, without waiting."""
-    pauses = []
-    monkeypatch.setattr(KaggleClient, "pause", lambda self, seconds: pauses.append(seconds))
-    return pauses
-
-
-@pytest.fixture
 def client(server, slept, request):
     # Short where the server hangs; elsewhere a slow machine is no fault.
     return KaggleClient(timeout_seconds=0.3 if "hang" in request.node.name else 10.0)

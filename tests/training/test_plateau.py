@@ -129,22 +129,27 @@ def test_scheduled_weights_move_the_training_and_not_the_yardstick(data, tmp_pat
         assert 0.5 < seen["variance"] <= 1.5
 
 
-def test_a_schedule_survives_a_stop(data, tmp_path, monkeypatch):
+def train_until(monkeypatch, epoch, config):
+    """Stop a training after the line of an epoch is logged and before its checkpoint is written: the worst moment."""
     import vesuvius_kit.training.loop as loop
 
-    changes = {"loss__schedule": {"variance_weight": [[1, 0.5], [2, 0.1]]}, "train__num_epochs": 4}
-    whole = train(configure(data, tmp_path, output=str(tmp_path / "whole"), **changes))
     append = loop.append_record
 
-    def stop(path, line):
-        append(path, line)
-        if line.epoch == 1:
+    def stop(path, record):
+        append(path, record)
+        if record.epoch == epoch:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "append_record", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(configure(data, tmp_path, **changes))
-    monkeypatch.setattr(loop, "append_record", append)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "append_record", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+
+
+def test_a_schedule_survives_a_stop(data, tmp_path, monkeypatch):
+    changes = {"loss__schedule": {"variance_weight": [[1, 0.5], [2, 0.1]]}, "train__num_epochs": 4}
+    whole = train(configure(data, tmp_path, output=str(tmp_path / "whole"), **changes))
+    train_until(monkeypatch, 1, configure(data, tmp_path, **changes))
     run = train(configure(data, tmp_path, **changes))
     assert [line["loss_weights"] for line in read_lines(run)] == [line["loss_weights"] for line in read_lines(whole)]
     assert same_weights(run, whole)
@@ -190,21 +195,9 @@ def test_averaged_weights_are_the_mean_are_kept_and_are_scored_at_the_end(data, 
 
 
 def test_averaging_survives_a_stop(data, tmp_path, monkeypatch):
-    import vesuvius_kit.training.loop as loop
-
     changes = {"train__num_epochs": 5, "train__swa_start_epoch": 1, "train__swa_every_epochs": 1}
     whole = train(configure(data, tmp_path, output=str(tmp_path / "whole"), **changes))
-    append = loop.append_record
-
-    def stop(path, line):
-        append(path, line)
-        if line.epoch == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "append_record", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(configure(data, tmp_path, **changes))
-    monkeypatch.setattr(loop, "append_record", append)
+    train_until(monkeypatch, 3, configure(data, tmp_path, **changes))
     run = train(configure(data, tmp_path, **changes))
     assert same_weights(run, whole)
     assert same_weights(run, whole, "average")

@@ -13,17 +13,9 @@ import yaml
 from vesuvius_kit.checks import InputNotFoundError, InputValueError
 from vesuvius_kit.config.settings import RunConfig
 
-_STEP = "the parameters of a pipeline's steps are given as postprocess.steps.STEP.NAME, here postprocess.steps"
 REMOVED_SETTINGS = {
     "lr.handler": "the rate is always bounded; the handlers of the plateau case are in benchmarks/plateau",
     "loss.unlabelled_as_surface": "label 2 is never surface; the study of that mistake is in benchmarks/plateau",
-    "predict.views": "it is predict.tta now",
-    "train.evidence_every_epochs": "it is train.gradient_diagnostics_every_epochs now",
-    "postprocess.t_low": f"{_STEP}.hysteresis_threshold.t_low",
-    "postprocess.t_high": f"{_STEP}.hysteresis_threshold.t_high",
-    "postprocess.z_radius": f"{_STEP}.close_cylinder.z_radius",
-    "postprocess.xy_radius": f"{_STEP}.close_cylinder.xy_radius",
-    "postprocess.dust_min_size": f"{_STEP}.remove_small_components.min_size",
 }
 """Why a name is no setting any more."""
 

@@ -119,31 +119,28 @@ class SettingsParser:
                 others.append(word)
                 continue
             key, equals, text = word.removeprefix("--").partition("=")
-            kind = self._options.get(key.replace("-", "_"))
-            if not self._is_known(key):
-                names = [f"--{name.replace('_', '-')}" for name in self._options] + [
-                    f"--{name}" for name in self._types
-                ]
+            name = key.replace("-", "_")
+            kind = self._options.get(name)
+            if not self._is_known(name):
+                names = [f"--{known.replace('_', '-')}" for known in self._options]
+                names += [f"--{known}" for known in self._types]
                 raise InputValueError(f"option must be one of this command's{suggest(word, names)}")
             if kind is bool:
                 if equals:
                     raise InputValueError(f"--{key} must stand alone, as a switch, got {text or 'nothing'}")
-                self._set(key.replace("-", "_"), True, _COMMAND_LINE)
-            elif typing.get_origin(kind) is Sequence:
-                several = [text] if equals else []
-                while not equals and left and not left[0].startswith("--"):
-                    several.append(left.pop(0))
-                self._require_value(key, several)
-                self._set(key.replace("-", "_"), several, _COMMAND_LINE)
+                self._set(name, True, _COMMAND_LINE)
+                continue
+            is_list = typing.get_origin(kind) is Sequence
+            values = [text] if equals else []
+            while not equals and left and not left[0].startswith("--") and (is_list or not values):
+                values.append(left.pop(0))
+            if not values or not values[0]:
+                raise InputValueError(f"--{key} must be followed by its value, got nothing")
+            if is_list:
+                self._set(name, values, _COMMAND_LINE)
             else:
-                follows = [text] if equals else [] if not left or left[0].startswith("--") else [left.pop(0)]
-                self._require_value(key, follows)
-                self.read_option(key, follows[0])
+                self.read_option(key, values[0])
         return others
-
-    def _require_value(self, key: str, words: list[str]) -> None:
-        if not words or not words[0]:
-            raise InputValueError(f"--{key} must be followed by its value, got nothing")
 
     def read_option(self, key: str, text: str) -> None:
         """Read one option: a setting, a whole section, an entry of a mapping, an option of its own, or ``config``."""
@@ -206,9 +203,8 @@ class SettingsParser:
                 values[name] = self.values[key]
         return kind(**values)
 
-    def _is_known(self, key: str) -> bool:
+    def _is_known(self, name: str) -> bool:
         """Whether an option is ``config``, one of the command's own, a section, a setting or an entry of a mapping."""
-        name = key.replace("-", "_")
         if name == "config":
             return self._reads_files or "config" in self._options
         sections = {known.split(".")[0] for known in self._types if "." in known}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from vesuvius_kit.checks import InputError, InputValueError, check_integer
+from vesuvius_kit.checks import InputError, InputValueError, check_integer, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def _work(connection: Connection, threads: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:
-        connection.send(("failed", (isinstance(error, InputError), _one_line(error), traceback.format_exc())))
+        connection.send(("failed", (isinstance(error, InputError), _describe(error), traceback.format_exc())))
 
 
 def _as_exception(worker: _Worker[Any, Any], content: tuple[bool, str, str]) -> Exception:
@@ -202,8 +202,7 @@ def _as_exception(worker: _Worker[Any, Any], content: tuple[bool, str, str]) -> 
     return WorkerError(f"process {worker.number} failed{f' at {worker.held[0]}' if worker.held else ''}: {line}")
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (
-        text if isinstance(error, InputError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
-    )
+def _describe(error: BaseException) -> str:
+    """The message of an error on one line; of one that is no user's fault, its class too."""
+    name, text = type(error).__name__, one_line(error)
+    return text if isinstance(error, InputError) or text == name else f"{name}: {text}"

@@ -200,7 +200,6 @@ def _train_fold(
             ends = stops_early or epoch + 1 == settings.num_epochs
             if ends and count_of(run.average):
                 record.average = _judge_average(run, epoch, loaders, validation_chunks, read_labels, progress)
-            average = record.average
 
             note_loss(state, validation_loss)
             degradation = None if ends else policies.rollback.find_degradation(state, epoch, validation_loss)
@@ -216,7 +215,7 @@ def _train_fold(
             logger.info("epoch %d: %s", epoch, record.summary())
 
             state.epoch, state.step, state.partial, state.stopped_early = epoch + 1, 0, {}, stops_early
-            averaged_is_best = note_average(state, epoch, None if average is None else average["score"]["score"])
+            averaged_is_best = note_average(state, epoch, record.average)
             keeps = better_loss and policies.rollback.is_active and not ends
             _save(run, epoch, better_score, averaged_is_best, keeps, degradation)
             budget.note_epoch(time.monotonic() - started)

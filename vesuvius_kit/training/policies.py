@@ -4,7 +4,7 @@ Plain arithmetic on a run's state, without torch. The rate itself is `learning_r
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -119,12 +119,13 @@ class RollbackPolicy:
 
     def find_degradation(self, state: RunState, epoch: int, loss: float) -> str | None:
         """Return why the run should go back after an epoch, or None; `note_loss` has seen it."""
-        nowhere = state.rollback_epoch is None or state.best_loss is None or state.rollbacks >= self.max_rollbacks
-        if not self.is_active or nowhere or epoch < self.first_epoch:
+        if not self.is_active or epoch < self.first_epoch or state.rollbacks >= self.max_rollbacks:
+            return None
+        if state.rollback_epoch is None or state.best_loss is None:
             return None
         best = f"the best, {state.best_loss:.4f} in epoch {state.rollback_epoch}"
         # Written so that NaN counts as worse.
-        if self.tolerance and not loss <= (state.best_loss or 0.0) * (1 + self.tolerance):
+        if self.tolerance and not loss <= state.best_loss * (1 + self.tolerance):
             return f"the validation loss, {loss:.4f}, is more than {self.tolerance:.0%} worse than {best}"
         if 0 < self.rising_epochs <= state.rising_epochs:
             return (
@@ -184,8 +185,9 @@ def note_best(state: RunState, epoch: int, loss: float, score: float | None) -> 
     return better_loss, better_score
 
 
-def note_average(state: RunState, epoch: int, score: float | None) -> bool:
-    """Note the score of the averaged weights, None where they were not scored, and return whether it is the best."""
+def note_average(state: RunState, epoch: int, average: Mapping[str, Any] | None) -> bool:
+    """Note the score in `EpochRecord.average`, None where nothing was averaged, and return whether it is the best."""
+    score = None if average is None else average["score"]["score"]
     if score is None or (state.best_score is not None and score <= state.best_score):
         return False
     state.best_score, state.best_epoch = score, epoch
