@@ -524,8 +524,8 @@ def make_console(output):
             best = 0.0
             for _, record in (event for event in events if event[0] == "epoch"):
                 log.info(
-                    f"Epoch {record['epoch'] + 1}/{n_epochs} | train_loss={record['train_loss']:.6f} | val_loss="
-                    f"{record['val_loss']:.6f} | dice={record['val_dice']:.4f} | lr={record['lr']:.2e}"
+                    f"Epoch {record['epoch'] + 1}/{n_epochs} | train_loss={record['train_loss']:.6f} | "
+                    f"val_loss={record['val_loss']:.6f} | dice={record['val_dice']:.4f} | lr={record['lr']:.2e}"
                 )
                 if record["val_dice"] > best:
                     best = record["val_dice"]

@@ -48,10 +48,10 @@ def measure(name, repeats):
     of_step, of_diagnostics = time_of(step, repeats, device), time_of(diagnose, repeats, device)
     every, steps = config.train.gradient_diagnostics_every_epochs, config.train.steps_per_epoch
     print(
-        f"{name} on {device.type} ({str(dtype_of(accelerator)).removeprefix('torch.')}): step {of_step:.3f} s, diagnostics "
-        f"{of_diagnostics:.3f} s with {len(loss.weights)} components; every {every} epochs of {steps} steps "
-        f"{of_diagnostics / (every * steps * of_step):.2%}, every epoch {of_diagnostics / (steps * of_step):.2%} of the "
-        f"training steps"
+        f"{name} on {device.type} ({str(dtype_of(accelerator)).removeprefix('torch.')}): step {of_step:.3f} s, "
+        f"diagnostics {of_diagnostics:.3f} s with {len(loss.weights)} components; every {every} epochs of {steps} "
+        f"steps {of_diagnostics / (every * steps * of_step):.2%}, every epoch {of_diagnostics / (steps * of_step):.2%} "
+        "of the training steps"
     )
     release_accelerator()
 

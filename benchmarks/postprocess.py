@@ -227,8 +227,8 @@ def main(size):
             else (np.nan, expected)
         )
         print(
-            f"| {setting} | {ours:.3f} | {theirs:.2f} | {theirs / ours:.0f} | {other:.2f} | {other / ours:.0f} "
-            f"| {compare(result, expected)}, {compare(result, second)} |",
+            f"| {setting} | {ours:.3f} | {theirs:.2f} | {theirs / ours:.0f} | {other:.2f} | {other / ours:.0f} | "
+            f"{compare(result, expected)}, {compare(result, second)} |",
             flush=True,
         )
     print("\n| primitive | ms | peer | ms | ratio | equal |\n|---|---|---|---|---|---|")

@@ -16,16 +16,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import hypothesis
 import pytest
+import torch
 
 # A shared, noisy machine: an example that takes long is no failure.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
+THREADS = torch.get_num_threads()
+
 
 def pytest_runtest_setup(item):
-    """Skip what needs a GPU on a machine without one."""
-    if item.get_closest_marker("gpu"):
-        import torch
+    """Skip what needs a GPU on a machine without one; give torch the number of threads that a fresh process has.
 
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device")
+    numba's first parallel kernel, in whichever test, sets another one, and a run that is trained here and resumed in a process
+    of its own would add up in another order.
+    """
+    torch.set_num_threads(THREADS)
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

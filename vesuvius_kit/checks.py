@@ -201,8 +201,8 @@ def check_same_shape(first_name: str, first: Shaped, second_name: str, second: S
     """Check that two arrays or tensors have the same shape."""
     if tuple(first.shape) != tuple(second.shape):
         raise InputValueError(
-            f"{first_name} and {second_name} must have the same shape, "
-            f"got {tuple(first.shape)} and {tuple(second.shape)}"
+            f"{first_name} and {second_name} must have the same shape, got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}"
         )
 
 

@@ -74,8 +74,7 @@ class DemoSummary:
         ]
         for row in self.rows:
             lines.append(
-                f"{row['method']:<16}{row['scroll']:<9}{row['surface_dice']:>14.3f}{row['surface_dice_truth']:>14.3f}"
-                f"{row['toposcore']:>7.3f}{row['voi_score']:>7.3f}{row['score']:>7.3f}"
+                f"{row['method']:<16}{row['scroll']:<9}{row['surface_dice']:>14.3f}{row['surface_dice_truth']:>14.3f}{row['toposcore']:>7.3f}{row['voi_score']:>7.3f}{row['score']:>7.3f}"
             )
         lines += ["", *(f"{stage:<16}{seconds:>8.1f} s" for stage, seconds in self.seconds.items())]
         return "\n".join([*lines, "", f"{self.folder}/submission.zip is valid; open {self.folder}/report.png"])

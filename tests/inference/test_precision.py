@@ -130,9 +130,9 @@ def test_a_slow_layer_ends_the_trial_between_the_layers(monkeypatch):
 def test_without_bfloat16_instructions_float32_is_found_quickly():
     # The CPU of most laptops, imitated: bfloat16 is emulated there, seventy times as slow.
     script = (
-        "import time, torch; from vesuvius_kit.inference.precision import choose_precision; before = time.process_time();"
-        "choice = choose_precision('auto', torch.device('cpu'), training=True);"
-        "print(choice.name, choice.seconds['bf16'], time.process_time() - before)"
+        "import time, torch; from vesuvius_kit.inference.precision import choose_precision; before = "
+        "time.process_time();choice = choose_precision('auto', torch.device('cpu'), training=True);print(choice.name, "
+        "choice.seconds['bf16'], time.process_time() - before)"
     )
     plain = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=plain, check=True)

@@ -446,7 +446,7 @@ def test_every_public_method_that_asks_is_guarded(client, tmp_path):
     own = {name for kind in (Connection, KaggleClient) for name in vars(kind) if not name.startswith("_")}
     assert own - set(calls_of(client, tmp_path)) == {"pause", "poll", "scrub", "hide"}
     for name in calls_of(client, tmp_path):
-        assert getattr(KaggleClient, name).is_discreet
+        assert getattr(KaggleClient, name).is_redacted
 
 
 def test_a_ctrl_c_leads_to_nothing_either(client, monkeypatch):

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import pytest
 import torch
 from helpers.competitions import TINY, make_pair, write_small_competition
 
+import vesuvius_kit.training.loop as loop
 from vesuvius_kit.checks import InputError, InputValueError
 from vesuvius_kit.config import load_config
 from vesuvius_kit.inference.budget import EpochBudget
@@ -91,9 +93,7 @@ def test_a_finished_run_is_left_as_it_is(data, tmp_path):
 def test_stopped_after_any_epoch_it_ends_as_if_nothing_had_happened(data, tmp_path, monkeypatch):
     whole = train(configure(data, tmp_path, output=str(tmp_path / "whole")))
     config = configure(data, tmp_path)
-    import vesuvius_kit.training.loop as training
-
-    append = training.append_record
+    append = loop.append_record
     for stopped_in in range(3):
         # After the line is logged and before the checkpoint is written: the worst moment.
         def stop(path, line, at=stopped_in):
@@ -101,10 +101,10 @@ def test_stopped_after_any_epoch_it_ends_as_if_nothing_had_happened(data, tmp_pa
             if line.epoch == at:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(training, "append_record", stop)
+        monkeypatch.setattr(loop, "append_record", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    monkeypatch.setattr(training, "append_record", append)
+    monkeypatch.setattr(loop, "append_record", append)
     run = train(config)
     assert without_times(read_lines(run)) == without_times(read_lines(whole))
     expected, arrived = (load_checkpoint(folder / "fold_0" / "last").weights for folder in (whole, run))
@@ -233,6 +233,24 @@ def test_every_fold_gets_its_own_folder(data, tmp_path):
     chunks = [set(load_checkpoint(run / f"fold_{fold}" / "last").state["run"]["chunk_ids"]) for fold in (0, 1)]
     assert chunks[0].isdisjoint(chunks[1])
     assert len(chunks[0] | chunks[1]) == 4
+
+
+def test_kernels_do_not_change_the_number_of_threads_that_a_run_computes_with(data, tmp_path, monkeypatch):
+    """numba's first parallel kernel sets torch's number to its own; another number of threads is another order of sums."""
+    before, seen = torch.get_num_threads(), []
+
+    def start_numba(function):
+        return lambda *given, **named: torch.set_num_threads(before + 2) or function(*given, **named)
+
+    for place in ("epoch.leaderboard_score", "preflight.try_pipeline", "loop.Competition"):
+        module, name = place.split(".")
+        module = importlib.import_module(f"vesuvius_kit.training.{module}")
+        monkeypatch.setattr(module, name, start_numba(getattr(module, name)))
+    train_epoch = loop.train_epoch
+    monkeypatch.setattr(loop, "train_epoch", lambda *given: seen.append(torch.get_num_threads()) or train_epoch(*given))
+    train(configure(data, tmp_path, folds=[0, 1], train__score_every_epochs=1, train__num_epochs=2))
+    assert seen == [before] * 4
+    assert torch.get_num_threads() == before
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_weights(data, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ class LossConfig:
             _refuse_unused("loss", self, names, "a loss.focal_weight above 0", because)
         elif not any((self.class_weights[0] * (1 - self.focal_alpha), self.class_weights[1] * self.focal_alpha)):
             raise InputValueError(
-                f"loss.class_weights and loss.focal_alpha must leave one class a weight above 0, got "
+                "loss.class_weights and loss.focal_alpha must leave one class a weight above 0, got "
                 f"{list(self.class_weights)} and {self.focal_alpha}"
             )
 
@@ -388,8 +388,8 @@ class PredictConfig:
         _check_choices("predict", self)
         if any(self.window) and not all(self.window):
             raise InputValueError(
-                "predict.window must be three edges above 0, or [0, 0, 0] for the patch size of the training, "
-                f"got {list(self.window)}"
+                "predict.window must be three edges above 0, or [0, 0, 0] for the patch size of the training, got "
+                f"{list(self.window)}"
             )
         check_real("predict.overlap", self.overlap, minimum=0, below=1)
         check_integer("predict.batch_size", self.batch_size, minimum=1)
@@ -482,8 +482,8 @@ class RunConfig:
         if self.train.swa_start_epoch >= epochs:
             raise UnusedSettingError(
                 "train.swa_start_epoch", because, 0,
-                f"train.swa_start_epoch must be below train.num_epochs, {epochs}, or 0 for no averaging, "
-                f"got {self.train.swa_start_epoch}",
+                f"train.swa_start_epoch must be below train.num_epochs, {epochs}, or 0 for no averaging, got "
+                f"{self.train.swa_start_epoch}",
             )  # fmt: skip
         reached = {name: self._reached(points) for name, points in self.loss.schedule.items()}
         for name, points in self.loss.schedule.items():

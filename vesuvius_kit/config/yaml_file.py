@@ -77,8 +77,8 @@ class YamlDocument:
         for found in sorted(self.ambiguous, key=lambda found: self.lines[found]):
             if found[: len(path)] == path:
                 raise InputValueError(
-                    f"{self.place(found)}{_dotted(found)} must be spelt so that every YAML reads it alike (false instead "
-                    f"of no, 15 instead of 017, quotes about a text), got {self.words[found]}"
+                    f"{self.place(found)}{_dotted(found)} must be spelt so that every YAML reads it alike (false "
+                    f"instead of no, 15 instead of 017, quotes about a text), got {self.words[found]}"
                 )
 
 
@@ -242,8 +242,8 @@ def _decode(content: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputValueError(
-            f"{path}, line {line}: YAML must be text in UTF-8 (or UTF-16 with a byte order mark), "
-            f"got the byte 0x{content[error.start]:02x}"
+            f"{path}, line {line}: YAML must be text in UTF-8 (or UTF-16 with a byte order mark), got the byte "
+            f"0x{content[error.start]:02x}"
         ) from error
 
 

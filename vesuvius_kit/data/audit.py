@@ -144,8 +144,8 @@ def audit_pair(chunk: Chunk) -> None:
 def _warn_about_rows(folder: CompetitionFolder, audit: Audit) -> Iterator[str]:
     if audit.dropped:
         yield (
-            f"{len(audit.dropped)} rows of train.csv have no files and are dropped, {len(audit.deprecated)} of "
-            f"them deprecated: {list_names(audit.dropped)}"
+            f"{len(audit.dropped)} rows of train.csv have no files and are dropped, {len(audit.deprecated)} of them "
+            f"deprecated: {list_names(audit.dropped)}"
         )
     for name, files, rows in (
         ("train_images", folder.train_images, folder.train_rows),
@@ -179,9 +179,9 @@ def _warn_about_volumes(audit: Audit) -> Iterator[str]:
     shares = audit.label_shares
     if shares and shares[UNLABELLED]:
         yield (
-            f"{shares[UNLABELLED]:.1%} of the label voxels are 2, unlabelled: read as "
-            f"foreground (label > 0) they make {1 - shares[BACKGROUND]:.1%} surface out of {shares[SURFACE]:.1%} "
-            "(label == 1); losses and scores must ignore them"
+            f"{shares[UNLABELLED]:.1%} of the label voxels are 2, unlabelled: read as foreground (label > 0) they make "
+            f"{1 - shares[BACKGROUND]:.1%} surface out of {shares[SURFACE]:.1%} (label == 1); losses and scores must "
+            "ignore them"
         )
 
 

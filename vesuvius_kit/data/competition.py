@@ -109,8 +109,8 @@ class Competition:
         sizes = Counter(chunk.scroll_id for chunk in self.require_train())
         if n_folds > len(sizes):
             raise InputValueError(
-                f"n_folds must be at most {len(sizes)}, the number of scrolls in {self.folder} "
-                f"(a scroll is never on both sides), got {n_folds}"
+                f"n_folds must be at most {len(sizes)}, the number of scrolls in {self.folder} (a scroll is never on "
+                f"both sides), got {n_folds}"
             )
         scrolls = [str(scroll) for scroll in np.random.default_rng(seed).permutation(sorted(sizes))]
         fold_of: dict[str, int] = {}

@@ -130,8 +130,8 @@ class CompetitionFolder:
         if not pairs:
             return []
         return [
-            f"{self.path / 'train.csv'} must name files, got ids as a spreadsheet spoils them (keep the column as text): "
-            f"{list_names(pairs)}"
+            f"{self.path / 'train.csv'} must name files, got ids as a spreadsheet spoils them (keep the column as "
+            f"text): {list_names(pairs)}"
         ]
 
 

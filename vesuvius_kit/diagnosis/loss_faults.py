@@ -101,8 +101,8 @@ def find_variance_reward(records: Sequence[LoggedEpoch], config: Config | None =
     }
     text = (
         f"The variance term rewards uncertainty and leads the loss: it makes up {100 * share:.0f} % of "
-        f"{'it' if known else 'the sum of the components'} and went from {curve[0][1]:.2f} to {curve[-1][1]:.2f}. A decided "
-        "output pays 1.06 for it at least, so it holds the output back."
+        f"{'it' if known else 'the sum of the components'} and went from {curve[0][1]:.2f} to {curve[-1][1]:.2f}. A "
+        "decided output pays 1.06 for it at least, so it holds the output back."
     )
     if "dice" in components:
         text += f" The overlap loss (Dice) stands at {components['dice']:.2f} meanwhile."
@@ -197,9 +197,9 @@ def find_standstill(records: Sequence[LoggedEpoch], config: Config | None = None
         return None
     stale = [loss for epoch, loss in curve if epoch > plateau.best_epoch]
     text = (
-        f"The run stopped learning at epoch {plateau.best_epoch} ({plateau.best_loss:.4f}) and stood between {min(stale):.4f} "
-        f"and {max(stale):.4f} to epoch {plateau.last_epoch}. A small gradient in a local minimum is no sign that the rate "
-        "is too low: suspect the loss first."
+        f"The run stopped learning at epoch {plateau.best_epoch} ({plateau.best_loss:.4f}) and stood between "
+        f"{min(stale):.4f} and {max(stale):.4f} to epoch {plateau.last_epoch}. A small gradient in a local minimum is "
+        "no sign that the rate is too low: suspect the loss first."
     )
     still = _standing_components(records, plateau.best_epoch)
     if still:

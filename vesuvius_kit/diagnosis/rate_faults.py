@@ -107,9 +107,8 @@ def find_runaway(records: Sequence[LoggedEpoch], config: Config | None = None) -
     at_epoch, highest = max(multiples, key=lambda pair: pair[1])
     first = min(epoch for epoch, _ in multiples)
     text = (
-        f"The learning rate ran away: past {MAX_FACTOR:g} times its base from epoch {first} on, "
-        f"{highest:.4g} times at epoch "
-        f"{at_epoch}"
+        f"The learning rate ran away: past {MAX_FACTOR:g} times its base from epoch {first} on, {highest:.4g} times at "
+        f"epoch {at_epoch}"
     )
     text += f", in {_count(interventions, 'intervention')}." if interventions else "."
     evidence = {
@@ -146,8 +145,8 @@ def find_high_rate(records: Sequence[LoggedEpoch], config: Config | None = None)
     last = fmean(losses[-LAST_EPOCHS:])
     if last > EXPLODED * min(losses) and last > losses[0]:
         text = (
-            f"The training loss exploded, from {min(losses) + floor:.3g} at its best to {last + floor:.3g} "
-            f"in the last epochs."
+            f"The training loss exploded, from {min(losses) + floor:.3g} at its best to {last + floor:.3g} in the last "
+            "epochs."
         )
     elif thrown and entropies and len(blind) >= len(entropies) / 2:
         text = (
@@ -193,9 +192,9 @@ def find_low_rate(records: Sequence[LoggedEpoch], config: Config | None = None) 
         return None
     return Finding(
         "low_rate",
-        f"The rate is too low: the {'training' if part == 'train' else 'validation'} loss falls in nearly "
-        f"every epoch without slowing "
-        f"down, but only from {losses[0] + floor:.4f} to {losses[-1] + floor:.4f} in {len(losses)} epochs.",
+        f"The rate is too low: the {'training' if part == 'train' else 'validation'} loss falls in nearly every epoch "
+        f"without slowing down, but only from {losses[0] + floor:.4f} to {losses[-1] + floor:.4f} in {len(losses)} "
+        "epochs.",
         {"gain": gain, "first_loss": losses[0] + floor, "last_loss": losses[-1] + floor, "epochs": [curve[0][0], curve[-1][0]],
          "rate": number_of(records[-1].rate)},
     )  # fmt: skip
@@ -246,9 +245,8 @@ def find_overfitting(records: Sequence[LoggedEpoch], config: Config | None = Non
     if len(parted) < OVERFIT_ROLLBACKS:
         return None
     text = (
-        f"The network over-fits: it was rolled back {len(parted)} times, first after epoch {parted[0]}, and "
-        f"each time the "
-        "validation loss had risen while the training loss fell."
+        f"The network over-fits: it was rolled back {len(parted)} times, first after epoch {parted[0]}, and each time "
+        "the validation loss had risen while the training loss fell."
     )
     return Finding(
         "overfitting", text, {"best_epoch": best_epoch, "best_loss": best + floor, "rolled_back_after": parted}
@@ -297,9 +295,9 @@ def find_parting(records: Sequence[LoggedEpoch], config: Config | None = None) -
     last_epoch, last, last_trained = smooth[-1]
     if begins_anew(records) and last >= BY_HEART_KEPT * both[0][1] and last_trained <= BY_HEART_FALL * both[0][2]:
         text = (
-            f"The network over-fits: it memorises the training data. The training loss fell from {both[0][2] + floor:.4f} to "
-            f"{last_trained + floor:.4f}, the validation loss only went from {both[0][1] + floor:.4f} to "
-            f"{last + floor:.4f}."
+            "The network over-fits: it memorises the training data. The training loss fell from "
+            f"{both[0][2] + floor:.4f} to {last_trained + floor:.4f}, the validation loss only went from "
+            f"{both[0][1] + floor:.4f} to {last + floor:.4f}."
         )
         evidence = {"best_epoch": best_epoch, "best_loss": best + floor, "last_loss": last + floor}
         return Finding(
@@ -310,9 +308,8 @@ def find_parting(records: Sequence[LoggedEpoch], config: Config | None = None) -
     if since < PARTED_EPOCHS or not risen or last_trained > PARTED_FALL * then or last < PARTED_GAP * last_trained:
         return None
     text = (
-        f"The network over-fits: to epoch {last_epoch} the training loss fell to {last_trained + floor:.4f}, "
-        f"while the validation "
-        f"loss turned at epoch {best_epoch} ({best + floor:.4f}) and stands at {last + floor:.4f} (means of "
+        f"The network over-fits: to epoch {last_epoch} the training loss fell to {last_trained + floor:.4f}, while the "
+        f"validation loss turned at epoch {best_epoch} ({best + floor:.4f}) and stands at {last + floor:.4f} (means of "
         f"{width} epochs)."
     )
     evidence = {"best_epoch": best_epoch, "best_loss": best + floor, "last_loss": last + floor}
@@ -338,8 +335,8 @@ def _find_parted_scores(records: Sequence[LoggedEpoch]) -> Finding | None:
             continue
         best_epoch, best = max(points, key=lambda pair: pair[1])
         text = (
-            f"The network over-fits: {name} stands at {last:.3f} (best {best:.3f} at epoch {best_epoch}) and does not rise any "
-            f"more, while the same score is {fmean(last_trained):.3f} in training."
+            f"The network over-fits: {name} stands at {last:.3f} (best {best:.3f} at epoch {best_epoch}) and does not "
+            f"rise any more, while the same score is {fmean(last_trained):.3f} in training."
         )
         evidence = {"best_epoch": best_epoch, "score": name, "last": last, "in_training": fmean(last_trained)}
         return Finding("parting", text, evidence)

@@ -147,28 +147,24 @@ def find_zero_batches(records: Sequence[LoggedEpoch], config: Config | None = No
         between = sum(loss < 0.1 * usual for loss in others)
         if usual >= FAR_FROM_ZERO and 4 * between <= zeros:
             text = (
-                f"In {zeros} of {len(losses)} batches that the log shows the loss is exactly 0, where the "
-                f"others stand at "
-                f"{usual:.2f}: there is nothing labelled in them, so that a loss over labelled voxels has "
-                f"nothing to count. They "
-                "teach nothing and pull the mean down; draw patches that hold labels, and leave such batches "
-                "out of means."
+                f"In {zeros} of {len(losses)} batches that the log shows the loss is exactly 0, where the others stand "
+                f"at {usual:.2f}: there is nothing labelled in them, so that a loss over labelled voxels has nothing "
+                "to count. They teach nothing and pull the mean down; draw patches that hold labels, and leave such "
+                "batches out of means."
             )
             return Finding("zero_batches", text, evidence | {"usual_loss": usual})
     validation, training = series(records, "validation", "loss"), series(records, "train", "loss")
     if len(training) >= 3 and all(loss == 0 for _, loss in training):
         text = (
-            f"The training loss is exactly 0 in all {len(training)} epochs: nothing that is trained on is "
-            f"labelled, or the loss does "
-            "not see it."
+            f"The training loss is exactly 0 in all {len(training)} epochs: nothing that is trained on is labelled, or "
+            "the loss does not see it."
         )
         return Finding("zero_batches", text, evidence)
     usual = fmean(loss for _, loss in training) if training else 0.0
     if len(validation) >= 2 and all(loss == 0 for _, loss in validation) and usual >= FAR_FROM_ZERO:
         text = (
-            f"The validation loss is exactly 0 in all {len(validation)} epochs, while the training loss "
-            f"is not: nothing that "
-            "is validated on is labelled."
+            f"The validation loss is exactly 0 in all {len(validation)} epochs, while the training loss is not: "
+            "nothing that is validated on is labelled."
         )
         return Finding("zero_batches", text, evidence)
     return None
@@ -186,11 +182,9 @@ def find_chance_level(records: Sequence[LoggedEpoch], config: Config | None = No
             steady = not any(falls_steadily(curve) for curve in curves)
             if steady:
                 text = (
-                    f"The loss stays at {name} ({level:.4f}) from the beginning, to {curves[-1][-1][1]:.4f}: "
-                    f"the cross entropy of an "
-                    "output that knows nothing. Nothing is learned: look at the labels, at whether the "
-                    "gradient reaches the "
-                    "weights, and at the rate."
+                    f"The loss stays at {name} ({level:.4f}) from the beginning, to {curves[-1][-1][1]:.4f}: the cross "
+                    "entropy of a constant output. Nothing is learned: look at the labels, at whether the "
+                    "gradient reaches the weights, and at the rate."
                 )
                 return Finding("chance_level", text, {"level": level, "epochs": span_of(records)})
     return None
@@ -232,17 +226,16 @@ def find_no_learning(records: Sequence[LoggedEpoch], config: Config | None = Non
         for part, curve in curves.items()
     )
     text = (
-        f"The run does not learn: in {longest} epochs the {told}, {100 * max(gains.values()):.1f} % of "
-        f"what there was to win."
+        f"The run does not learn: in {longest} epochs the {told}, {100 * max(gains.values()):.1f} % of what there was "
+        "to win."
     )
     poor = {name: points for name, points in _true_scores(records, overlap=True).items()} if is_poor else {}
     for name, points in list(poor.items())[:1]:
         values = [value for _, value in points]
         text += f' "{name}" stands between {min(values):.4g} and {max(values):.4g}.'
     text += (
-        " Suspect the labels first (is label 2, unlabelled, taken for surface?), then the output (a sigmoid "
-        "or softmax twice?), "
-        "then the loss, and the rate last."
+        " Suspect the labels first (is label 2, unlabelled, taken for surface?), then the output (a sigmoid or softmax "
+        "twice?), then the loss, and the rate last."
     )
     evidence = {"gains": gains, "overlap": level, "epochs": span_of(records)}
     return Finding("no_learning", text, evidence)
@@ -258,8 +251,8 @@ def _find_constant_loss(records: Sequence[LoggedEpoch]) -> Finding | None:
     ):
         return None
     text = (
-        f"The run does not learn: from the second epoch on the loss stands at exactly {curves[-1][-1][1]:.6g}. "
-        "Nothing reaches the weights: look at the labels and at the output (does it saturate? is the loss for labels of this "
+        f"The run does not learn: from the second epoch on the loss stands at exactly {curves[-1][-1][1]:.6g}. Nothing "
+        "reaches the weights: look at the labels and at the output (does it saturate? is the loss for labels of this "
         "form?), and at the gradient."
     )
     return Finding("no_learning", text, {"loss": curves[-1][-1][1], "epochs": span_of(records)})
@@ -292,13 +285,13 @@ def find_standing_score(records: Sequence[LoggedEpoch], config: Config | None = 
     text += f" (elsewhere it is {others:.3g} in the middle)" if math.isfinite(others) else ""
     if " of class " in name:
         text += (
-            ": this class is never predicted. Look at the classes: a class of its own for label 2, which means unlabelled, "
-            "drowns the surface."
+            ": this class is never predicted. Look at the classes: a class of its own for label 2, which means "
+            "unlabelled, drowns the surface."
         )
     else:
         text += (
-            ": the prediction is the same whatever the network puts out, empty or full. Look at the threshold that makes the "
-            "mask, and at the output's range."
+            ": the prediction is the same whatever the network puts out, empty or full. Look at the threshold that "
+            "makes the mask, and at the output's range."
         )
     if len(found) > 1:
         text += f" So it is with {', '.join(entry[0] for entry in found if entry[0] != name)}."

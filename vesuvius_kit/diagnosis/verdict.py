@@ -85,8 +85,8 @@ class Diagnosis:
         if self.others:
             worst = "it is the worst" if not self.healthy else "none shows a fault"
             parts.append(
-                f"The log holds {self.run.n_runs} runs, each judged; this is run {self.run.number}: {worst}. "
-                f"The others:"
+                f"The log holds {self.run.n_runs} runs, each judged; this is run {self.run.number}: {worst}. The "
+                "others:"
             )
             for other in self.others:
                 best = (

@@ -35,7 +35,7 @@ class Ensemble:
         files = [inspect_checkpoint(path) for path in find_checkpoints(checkpoints)]
         # In an order of their own, so that it does not matter in which they were given.
         files.sort(key=lambda file: (file.digest, file.path))
-        _refuse_twins(files)
+        _refuse_duplicates(files)
         self.paths = [file.path for file in files]
         self.digests = [file.digest for file in files]
         self.predict_settings = predict
@@ -112,7 +112,7 @@ def _trained_window(file: CheckpointFile) -> tuple[int, ...]:
         ) from error
 
 
-def _refuse_twins(files: Sequence[CheckpointFile]) -> None:
+def _refuse_duplicates(files: Sequence[CheckpointFile]) -> None:
     """Averaging a network with itself takes twice the time and changes nothing: nobody means it."""
     for index, file in enumerate(files):
         for other in files[:index]:

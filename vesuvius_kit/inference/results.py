@@ -65,8 +65,8 @@ def open_results(
                 )
             if replaced := [name for name in changed if (folder / f"{name}{ending}").exists()]:
                 raise InputValueError(
-                    f"files must be those that the results in {folder} were made of (or give --fresh, or another --output), "
-                    f"got others in place of {list_some(replaced)}"
+                    f"files must be those that the results in {folder} were made of (or give --fresh, or another "
+                    f"--output), got others in place of {list_some(replaced)}"
                 )
             # A note of the results that are kept, not a setting: another machine may go on with the work.
             settings |= kept

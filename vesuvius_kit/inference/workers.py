@@ -68,39 +68,39 @@ def run_in_processes(
     if not jobs:
         raise InputValueError("jobs must hold at least one job, got none")
     waiting = deque(tasks)
-    crew: list[_Worker[_Task, _Result]] = []
+    workers: list[_Worker[_Task, _Result]] = []
     try:
         for number, job in enumerate(jobs[: len(waiting)]):
-            crew.append(_Worker(number, job, threads))
+            workers.append(_Worker(number, job, threads))
         spare_jobs = [jobs[0]]
         while True:
-            for worker in crew:
+            for worker in workers:
                 if waiting and worker.is_idle:
                     seconds = None if seconds_for is None else seconds_for(waiting[0])
                     if seconds is not None and seconds <= 0:
                         waiting.clear()
                     else:
                         worker.hand(waiting.popleft(), seconds)
-            if not waiting and not any(worker.held for worker in crew):
+            if not waiting and not any(worker.held for worker in workers):
                 return
             timeout = None if seconds_left is None else seconds_left()
             if timeout is not None and timeout <= 0:
                 return
-            heard = wait([worker.connection for worker in crew], timeout)
-            for worker in [worker for worker in crew if worker.connection in heard]:
+            heard = wait([worker.connection for worker in workers], timeout)
+            for worker in [worker for worker in workers if worker.connection in heard]:
                 try:
                     kind, content = worker.connection.recv()
                 except (EOFError, OSError):
-                    crew.remove(worker)
+                    workers.remove(worker)
                     waiting.extend(worker.held)
                     worker.report_death()
-                    if not crew and waiting:
+                    if not workers and waiting:
                         if not spare_jobs:
                             raise WorkerError(
                                 f"every process was killed, the last {worker.end()}; {len(waiting)} tasks are left: "
                                 f"{', '.join(map(str, waiting))}"
                             ) from None
-                        crew.append(_Worker(worker.number, spare_jobs.pop(), threads))
+                        workers.append(_Worker(worker.number, spare_jobs.pop(), threads))
                     continue
                 if kind == "failed":
                     raise _as_exception(worker, content)
@@ -108,7 +108,7 @@ def run_in_processes(
                 for task in worker.finish():
                     yield task, content
     finally:
-        for worker in crew:
+        for worker in workers:
             worker.stop()
 
 

@@ -54,7 +54,7 @@ def open_archive(name: str, path: Path | str) -> Iterator[zipfile.ZipFile]:
             archive = zipfile.ZipFile(path)
         except OSError:
             raise
-        except Exception as error:  # of damaged bytes, zipfile raises whatever it stumbles over
+        except Exception as error:  # of damaged bytes, zipfile raises any exception at all
             raise InputValueError(f"{name} must be a zip archive, got {path}: {one_line(error)}") from error
     with archive:
         yield archive

@@ -136,8 +136,8 @@ def check_grey_values(name: Path | str, volume: NDArray[Any]) -> None:
         is_wrong = ~(np.abs(volume) <= greatest)
     first = tuple(int(index) for index in np.unravel_index(np.argmax(is_wrong), volume.shape))
     raise InputValueError(
-        f"{name} must hold finite grey values and no mark for 'no data', got {volume[first]:g} at (z, y, x) = {first}, and "
-        f"{np.count_nonzero(is_wrong)} such voxels of {volume.size}"
+        f"{name} must hold finite grey values and no mark for 'no data', got {volume[first]:g} at (z, y, x) = {first}, "
+        f"and {np.count_nonzero(is_wrong)} such voxels of {volume.size}"
     )
 
 
@@ -243,8 +243,8 @@ def _count_slices(
         if len(note.axes) > 1:
             axes = " x ".join(f"{n} {name}".rstrip() for name, n in note.axes)
             raise InputValueError(
-                f"{path} must be one volume (z, y, x), got {axes} x {length} x {width} ({note.program}'s note): save one of "
-                "them in a file of its own"
+                f"{path} must be one volume (z, y, x), got {axes} x {length} x {width} ({note.program}'s note): save "
+                "one of them in a file of its own"
             )
         if note.n_pages == n_slices and (note.is_stack or n_slices > 1):
             return n_slices, None
@@ -412,7 +412,7 @@ def _decode_with_tifffile(path: Path, numbered_pages: Sequence[tuple[int, tiff.P
                 target[...] = page.asarray()
     except MemoryError:
         raise
-    except Exception as error:  # a library among damaged bytes raises whatever it stumbles over
+    except Exception as error:  # a library among damaged bytes raises any exception at all
         is_missing = isinstance(error, ImportError) or "imagecodecs" in str(error)
         if is_missing and not find_spec("imagecodecs"):
             raise ValueError("tifffile needs imagecodecs for it: pip install imagecodecs") from error

@@ -131,8 +131,8 @@ def verify_bundle(folder: Path | str) -> list[str]:
         problems += filter(None, [wheels.refusal(file.name)] if file.package else [])
     if manifest.digest != _digest(manifest.files, manifest.imports):
         problems.append(f"{MANIFEST_NAME} was changed: its digest is not that of its entries")
-    strangers = {path.name for path in folder.glob("*.whl")} - {file.name for file in manifest.files}
-    return problems + [f"{name} is not in the manifest" for name in sorted(strangers)]
+    others = {path.name for path in folder.glob("*.whl")} - {file.name for file in manifest.files}
+    return problems + [f"{name} is not in the manifest" for name in sorted(others)]
 
 
 def _check_target(folder: Path) -> list[str]:
@@ -143,9 +143,9 @@ def _check_target(folder: Path) -> list[str]:
         shutil.rmtree(leftover)
     if (folder / MANIFEST_NAME).is_file():
         return [file.name for file in read_manifest(folder).files]
-    strangers = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if strangers:
-        raise InputValueError(f"{folder} must be an earlier bundle, empty or absent, got {strangers[0]}")
+    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if others:
+        raise InputValueError(f"{folder} must be an earlier bundle, empty or absent, got {others[0]}")
     return []
 
 

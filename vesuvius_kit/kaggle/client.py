@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vesuvius_kit.kaggle.connection import Connection, discreet
+from vesuvius_kit.kaggle.connection import Connection, redacted
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.official import fill, refuse_error, request, unpack
 
@@ -29,28 +29,28 @@ class RemoteKernel:
 class KaggleClient(Connection):
     """What a user may ask of Kaggle; data sets and notebooks are named ``owner/slug``."""
 
-    @discreet
+    @redacted
     def dataset_state(self, dataset: str) -> str | None:
         """Return ``READY``, ``FAILED``, or a state on the way of a data set's newest version; None if none is visible."""
         send = request("datasets", "GetDatasetStatus", **_split(dataset))
         answer = self._ask(f"the state of data set {dataset}", send, _ABSENT)
         return None if answer is None else answer.status.name
 
-    @discreet
+    @redacted
     def dataset_version(self, dataset: str) -> int:
         """Return the number of a data set's newest version; 0 if none is visible."""
         send = request("datasets", "GetDataset", **_split(dataset))
         answer = self._ask(f"the version of data set {dataset}", send, _ABSENT)
         return 0 if answer is None else answer.current_version_number or 0
 
-    @discreet
+    @redacted
     def dataset_file(self, dataset: str, name: str) -> bytes | None:
         """Return the content of one small file of a data set's newest version; None if there is none."""
         send = request("datasets", "DownloadDataset", **_split(dataset), file_name=name)
         content = self._ask(f"{name} of data set {dataset}", lambda kaggle: send(kaggle).content, _ABSENT)
         return None if content is None else unpack(content)
 
-    @discreet
+    @redacted
     def create_dataset(self, dataset: str, title: str, files: Mapping[str, str]) -> None:
         """Create a private data set from the tokens of uploaded files by their paths; the title has 6 to 50 characters."""
         owner, slug = dataset.split("/")
@@ -58,7 +58,7 @@ class KaggleClient(Connection):
         send, what = request("datasets", "CreateDataset", **about, **_tree(files)), f"creating data set {dataset}"
         refuse_error(what, self._do_once(what, send, lambda: self.dataset_state(dataset) is not None))
 
-    @discreet
+    @redacted
     def create_dataset_version(self, dataset: str, notes: str, files: Mapping[str, str]) -> None:
         """Make uploaded files, given as to `create_dataset`, the newest version of a data set."""
         before, what = self.dataset_version(dataset), f"a new version of data set {dataset}"
@@ -66,7 +66,7 @@ class KaggleClient(Connection):
         send = request("datasets", "CreateDatasetVersion", **_split(dataset), body=body)
         refuse_error(what, self._do_once(what, send, lambda: self.dataset_version(dataset) > before))
 
-    @discreet
+    @redacted
     def kernel(self, kernel: str) -> RemoteKernel | None:
         """Return what Kaggle knows of a notebook's newest version; None if none is visible."""
         send = request("kernels", "GetKernel", **_split(kernel, "user_name", "kernel_slug"))
@@ -78,7 +78,7 @@ class KaggleClient(Connection):
         sources = {key: tuple(names or ()) for key, names in told.items()}
         return RemoteKernel(known.current_version_number or 0, sources, text)
 
-    @discreet
+    @redacted
     def push_kernel(self, metadata: Mapping[str, Any], notebook: Path, happened: Callable[[], bool]) -> Any:
         """Push a notebook, which starts it; return kagglesdk's answer, or None if it was lost and the notebook is there.
 
@@ -98,14 +98,14 @@ class KaggleClient(Connection):
         refuse_error(what, answer)
         return answer
 
-    @discreet
+    @redacted
     def kernel_state(self, kernel: str, version: int) -> tuple[str, str]:
         """Return the state of one version of a notebook (``QUEUED``, ``COMPLETE`` and so on) and the reason if it failed."""
         send = request("kernels", "GetKernelSessionStatus", **_label(kernel, version))
         answer = self._ask(f"the state of notebook {kernel} version {version}", send)
         return answer.status.name, self.scrub(answer.failure_message or "")
 
-    @discreet
+    @redacted
     def kernel_output(self, kernel: str, version: int) -> tuple[dict[str, str], str]:
         """Return the address of each file that one version of a notebook left, by its path, and the log."""
         what, urls, log = f"the output of notebook {kernel} version {version}", {}, ""
@@ -114,7 +114,7 @@ class KaggleClient(Connection):
             log = log or answer.log or ""
         return urls, self.hide(log)
 
-    @discreet
+    @redacted
     def submit(self, competition: str, kernel: str, version: int, file_name: str, description: str) -> None:
         """Submit a file that one version of a notebook left; `find_submission` finds it by the description."""
         fields = {**_split(kernel, "kernel_owner", "kernel_slug"), "kernel_version": version, "file_name": file_name}
@@ -128,7 +128,7 @@ class KaggleClient(Connection):
         if answer is not None and not answer.ref and not is_there():
             raise KaggleError(f"{what}: {answer.message or 'refused without a reason'}", "refused")
 
-    @discreet
+    @redacted
     def find_submission(self, competition: str, description: str) -> Any:
         """Return the newest submission with exactly this description, kagglesdk's ApiSubmission; None if there is none."""
         what, method = f"the submissions to {competition}", "ListSubmissions"

@@ -1,7 +1,7 @@
 """A connection to Kaggle: log-in, bounded retries, uploads, downloads, and the one way out for errors.
 
 Every failure is one `KaggleError` (or an `InputError`, where a file or a setting here is the cause) with one line. Nothing
-passes `discreet` with a secret in it, and no exception that it raises leads to one that has. Uploads follow Google's resumable
+passes `redacted` with a secret in it, and no exception that it raises leads to one that has. Uploads follow Google's resumable
 protocol: after a break the server says how much it holds.
 """
 
@@ -44,7 +44,7 @@ _P = ParamSpec("_P")
 _C = TypeVar("_C", bound="Connection")
 
 
-def discreet(method: Callable[Concatenate[_C, _P], _T]) -> Callable[Concatenate[_C, _P], _T]:
+def redacted(method: Callable[Concatenate[_C, _P], _T]) -> Callable[Concatenate[_C, _P], _T]:
     """Let nothing out of a method of `Connection` but results, `KaggleError` and `InputError` without secrets."""
 
     @functools.wraps(method)
@@ -57,7 +57,7 @@ def discreet(method: Callable[Concatenate[_C, _P], _T]) -> Callable[Concatenate[
         # Outside of the handler: an exception raised within it would carry the first one as its context.
         raise error
 
-    vars(guarded)["is_discreet"] = True
+    vars(guarded)["is_redacted"] = True
     return guarded
 
 
@@ -78,7 +78,7 @@ class Connection:
         self._authorization = ""
         self._log_in()
 
-    @discreet
+    @redacted
     def _log_in(self) -> None:
         found, problems = find_credentials(), []
         for secret in found.secrets:
@@ -115,7 +115,7 @@ class Connection:
         self.owner = username.lower()
         return ""
 
-    @discreet
+    @redacted
     def upload(self, path: Path | str, key: str, memory: UploadMemory, progress: Progress = no_progress) -> str:
         """Upload one file and return the token that a data set is made from.
 
@@ -180,7 +180,7 @@ class Connection:
         answer.raise_for_status()
         refuse_page(answer)
 
-    @discreet
+    @redacted
     def download(self, url: str, path: Path | str, progress: Progress = no_progress) -> None:
         """Fetch one file, by an address of `kernel_output`; it appears under its name only when it is complete."""
         path, what = Path(path), f"fetching {Path(path).name}"

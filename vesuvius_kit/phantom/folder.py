@@ -110,7 +110,7 @@ def write_competition(
             for i in range(count)
         ]
     chunks = [chunk for part in plan.values() for chunk in part]
-    _refuse_strangers(folder, truth_folder, chunks)
+    _refuse_other_files(folder, truth_folder, chunks)
     for name in ("train_images", "train_labels", "deprecated_train_images", "deprecated_train_labels", "test_images"):
         make_folder(folder / name)
     for place in sorted({path.parent for chunk in chunks for path in chunk.files}):
@@ -155,7 +155,7 @@ def _plan_chunk(
     return _Chunk(chunk_id, style, shape, seed, files)
 
 
-def _refuse_strangers(folder: Path, truth_folder: Path | None, chunks: Sequence[_Chunk]) -> None:
+def _refuse_other_files(folder: Path, truth_folder: Path | None, chunks: Sequence[_Chunk]) -> None:
     """Raise if the folders hold volumes that are not among the planned ones."""
     planned = {path for chunk in chunks for path in chunk.files}
     roots = [folder] + ([truth_folder] if truth_folder is not None else [])

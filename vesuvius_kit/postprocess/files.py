@@ -84,8 +84,8 @@ def _scale_integers(values: NDArray[np.integer[Any]], path: Path) -> NDArray[np.
     if 0 < greatest / certain < _FAINT:
         kind = "as a mask does" if greatest == 1 else "on another scale, it seems"
         raise InputValueError(
-            f"{path} must hold probabilities from 0 to {certain} ({values.dtype}), got 0 to {greatest} {kind}: give floats "
-            "in [0, 1], which are taken as they are, or whole numbers on the type's scale"
+            f"{path} must hold probabilities from 0 to {certain} ({values.dtype}), got 0 to {greatest} {kind}: give "
+            "floats in [0, 1], which are taken as they are, or whole numbers on the type's scale"
         )
     if 0 < greatest / certain < 0.5:
         logger.warning(

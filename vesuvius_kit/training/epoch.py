@@ -24,7 +24,7 @@ from vesuvius_kit.postprocess import make_mask
 from vesuvius_kit.training.batch_norm import SharedBatchNorm, measure_statistics
 from vesuvius_kit.training.from_config import choose_scored, inference_window, labelled_share, make_loss
 from vesuvius_kit.training.gradient_diagnostics import gather_gradient_diagnostics
-from vesuvius_kit.training.processes import dtype_of, gather_rows, plain_forward
+from vesuvius_kit.training.processes import dtype_of, gather_rows, keep_torch_threads, plain_forward
 from vesuvius_kit.training.run import Run
 
 LabelTransform = Callable[[Tensor], Tensor]
@@ -90,8 +90,8 @@ def train_epoch(
     skipped = settings.steps_per_epoch - seen.count
     if not means:
         raise TrainingDivergedError(
-            f"no step of the epoch had a finite loss and gradient ({skipped} skipped); a lower "
-            "train.learning_rate or train.precision fp32 may help"
+            f"no step of the epoch had a finite loss and gradient ({skipped} skipped); a lower train.learning_rate or "
+            "train.precision fp32 may help"
         )
     return {**means, "skipped_steps": skipped}
 
@@ -153,7 +153,8 @@ def score_volumes(run: Run, model: nn.Module, chunks: Sequence[Chunk], progress:
                 dtype=dtype_of(accelerator),
                 progress=progress,
             )
-        result = leaderboard_score(make_mask(probability, **config_to_dict(config.postprocess)), label)
+        with keep_torch_threads():
+            result = leaderboard_score(make_mask(probability, **config_to_dict(config.postprocess)), label)
         rows.append([getattr(result, part) for part in parts])
     rows = gather_rows(rows)
     # Summed exactly, so that the number of processes does not show in the last digit.

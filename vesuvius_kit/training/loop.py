@@ -43,6 +43,7 @@ from vesuvius_kit.training.preflight import check_run, lock_folds
 from vesuvius_kit.training.processes import (
     broadcast,
     get_main_logger,
+    keep_torch_threads,
     leave_lost_threads,
     release_accelerator,
     start_accelerator,
@@ -119,14 +120,15 @@ def train(
     hooks = hooks or Hooks()
     limit = config.train.budget
     budget = EpochBudget(None if limit is None else check_duration("train.budget", limit))
-    competition = Competition(config.data)
-    competition.audit_pairs()
-    splits = competition.folds(config.n_folds, config.train.seed)
-    folds = {fold: Path(config.output) / f"fold_{fold}" for fold in config.fold_list}
-    starts = {fold: find_start(resume_from, fold) for fold in folds}
-    for fold, folder in folds.items():
-        check_start(config, folder, starts[fold], [chunk.id for chunk in splits[fold][1]], fresh)
-    check_run(config, splits, hooks.label_transform)
+    with keep_torch_threads():
+        competition = Competition(config.data)
+        competition.audit_pairs()
+        splits = competition.folds(config.n_folds, config.train.seed)
+        folds = {fold: Path(config.output) / f"fold_{fold}" for fold in config.fold_list}
+        starts = {fold: find_start(resume_from, fold) for fold in folds}
+        for fold, folder in folds.items():
+            check_start(config, folder, starts[fold], [chunk.id for chunk in splits[fold][1]], fresh)
+        check_run(config, splits, hooks.label_transform)
     with lock_folds(config), InterruptWatch() as watch:
         try:
             for fold, folder in folds.items():
@@ -134,8 +136,8 @@ def train(
         except torch.cuda.OutOfMemoryError as error:
             first_line = str(error).partition("\n")[0]
             raise InputValueError(
-                f"train.batch_size and patches.size must fit the GPU's memory, got {config.train.batch_size} patches of "
-                f"{'x'.join(map(str, config.patches.size))}: {first_line}"
+                f"train.batch_size and patches.size must fit the GPU's memory, got {config.train.batch_size} patches "
+                f"of {'x'.join(map(str, config.patches.size))}: {first_line}"
             ) from error
         finally:
             release_accelerator()
@@ -160,7 +162,7 @@ def _train_fold(
         early = ", stopped early" if state.stopped_early else ""
         logger.info("%s is complete: %d epochs%s", folder, state.epoch, early)
         return
-    threads, read_labels = torch.get_num_threads(), hooks.label_transform
+    read_labels = hooks.label_transform
     progress = progress if run.accelerator.is_main_process else no_progress
     loaders = make_loaders(config, run.accelerator, run.model, train_chunks, validation_chunks)
     model, optimizer, loaders.train = run.accelerator.prepare(run.model, run.optimizer, loaders.train)
@@ -177,8 +179,6 @@ def _train_fold(
                 wait_for_all()
                 return
             started = time.monotonic()
-            # Scoring starts numba's threads, which resets torch's number of them; with it the order of sums would change.
-            torch.set_num_threads(threads)
             rate = policies.averaging.choose_rate(epoch, run.controller.rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -64,11 +64,8 @@ def check_run(
     make_controller(config)
     for epoch in {0, config.train.num_epochs - 1}:
         make_loss(config, epoch)
-    # Kernels may reset torch's number of threads, and with it the order of every sum.
-    threads = torch.get_num_threads()
     with _naming("postprocess.pipeline"):
         try_pipeline(choose_pipeline(**config_to_dict(config.postprocess)))
-    torch.set_num_threads(threads)
     model = _try_model(config)
     for fold in config.fold_list:
         _check_fold(config, fold, *splits[fold], model.require_record().normalisation, label_transform)

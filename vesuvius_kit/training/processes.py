@@ -64,6 +64,19 @@ def leave_lost_threads() -> None:
         torch.set_num_threads(1)
 
 
+@contextmanager
+def keep_torch_threads() -> Iterator[None]:
+    """Give torch its number of threads back when the ``with`` statement ends, and with it the order of its sums.
+
+    numba's first parallel kernel in a process sets it to numba's own number.
+    """
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def start_accelerator(
     device: str = "auto", precision: PrecisionName = "auto", kept: Precision | None = None
 ) -> tuple[Accelerator, Precision]:
@@ -157,8 +170,8 @@ def _check_launch() -> None:
     several = [name for name in _MPI if _read(name) not in ("", "1")]
     if several and not all(_read(name) for name in _RANKS):
         raise InputValueError(
-            f"several processes must be started by accelerate launch, torchrun or notebook_launcher, got {several[0]}="
-            f"{_read(several[0])}, as mpirun and srun set it"
+            "several processes must be started by accelerate launch, torchrun or notebook_launcher, got "
+            f"{several[0]}={_read(several[0])}, as mpirun and srun set it"
         )
     given = {name: _read(name) for name in _RANKS if _read(name)}
     for name, value in given.items():

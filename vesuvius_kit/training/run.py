@@ -178,8 +178,8 @@ class Run:
         changes = self._changes(checkpoint)
         if changes:
             raise InputValueError(
-                f"settings must equal those of the run in {self.folder} (or give --fresh, or --resume-from with another "
-                f"--output), got {'; '.join(changes)}"
+                f"settings must equal those of the run in {self.folder} (or give --fresh, or --resume-from with "
+                f"another --output), got {'; '.join(changes)}"
             )
         if checkpoint.state["run"]["chunk_ids"] != self.state.chunk_ids:
             raise InputValueError(f"training chunks must be those of the run in {self.folder}, got another selection")
@@ -327,15 +327,15 @@ def check_start(
         # The same command again goes on with the run; so does its own last checkpoint.
         if str(start.resolve()) not in (origin, str(last.resolve())):
             raise InputValueError(
-                f"--resume-from must be what the run in {folder} was started from, {origin or 'no checkpoint'} (leave it "
-                f"out to go on with that run, or give another --output), got {start}"
+                f"--resume-from must be what the run in {folder} was started from, {origin or 'no checkpoint'} (leave "
+                f"it out to go on with that run, or give another --output), got {start}"
             )
         return
     before = read_checkpoint_header(start)[1]["run"]
     if before["epoch"] >= config.train.num_epochs:
         raise InputValueError(
-            f"train.num_epochs must be more than the {before['epoch']} epochs that {start} has done, "
-            f"got {config.train.num_epochs}"
+            f"train.num_epochs must be more than the {before['epoch']} epochs that {start} has done, got "
+            f"{config.train.num_epochs}"
         )
     seen = sorted(_trained_on(before) & set(validation_ids))
     if seen:
