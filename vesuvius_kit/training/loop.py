@@ -43,7 +43,6 @@ from vesuvius_kit.training.preflight import check_run, lock_folds
 from vesuvius_kit.training.processes import (
     broadcast,
     get_main_logger,
-    keep_torch_threads,
     leave_lost_threads,
     release_accelerator,
     start_accelerator,
@@ -120,15 +119,14 @@ def train(
     hooks = hooks or Hooks()
     limit = config.train.budget
     budget = EpochBudget(None if limit is None else check_duration("train.budget", limit))
-    with keep_torch_threads():
-        competition = Competition(config.data)
-        competition.audit_pairs()
-        splits = competition.folds(config.n_folds, config.train.seed)
-        folds = {fold: Path(config.output) / f"fold_{fold}" for fold in config.fold_list}
-        starts = {fold: find_start(resume_from, fold) for fold in folds}
-        for fold, folder in folds.items():
-            check_start(config, folder, starts[fold], [chunk.id for chunk in splits[fold][1]], fresh)
-        check_run(config, splits, hooks.label_transform)
+    competition = Competition(config.data)
+    competition.audit_pairs()
+    splits = competition.folds(config.n_folds, config.train.seed)
+    folds = {fold: Path(config.output) / f"fold_{fold}" for fold in config.fold_list}
+    starts = {fold: find_start(resume_from, fold) for fold in folds}
+    for fold, folder in folds.items():
+        check_start(config, folder, starts[fold], [chunk.id for chunk in splits[fold][1]], fresh)
+    check_run(config, splits, hooks.label_transform)
     with lock_folds(config), InterruptWatch() as watch:
         try:
             for fold, folder in folds.items():

@@ -36,6 +36,7 @@ from vesuvius_kit.training.from_config import (
     make_loss,
     make_validation_patches,
 )
+from vesuvius_kit.training.processes import keep_torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def check_run(
     make_controller(config)
     for epoch in {0, config.train.num_epochs - 1}:
         make_loss(config, epoch)
-    with _naming("postprocess.pipeline"):
+    # Torch computes again right after it, in a forked process on one thread only.
+    with _naming("postprocess.pipeline"), keep_torch_threads():
         try_pipeline(choose_pipeline(**config_to_dict(config.postprocess)))
     model = _try_model(config)
     for fold in config.fold_list:
