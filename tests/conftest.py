@@ -3,11 +3,6 @@
 import os
 import signal
 
-# A shell hands SIGINT on as ignored to what it starts in the background, and they to all that they start: Ctrl-C in a test
-# must do what it does at a terminal.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Processes that share the tests share the cores too, and torch reads this when it is loaded. One thread each, and not more: the
 # OpenMP threads of a process do not survive the fork by which notebooks start theirs.
@@ -26,11 +21,12 @@ THREADS = torch.get_num_threads()
 
 
 def pytest_runtest_setup(item):
-    """Skip what needs a GPU on a machine without one; give torch the number of threads that a fresh process has.
-
-    numba's first parallel kernel, in whichever test, sets another one, and a run that is trained here and resumed in a process
-    of its own would add up in another order.
-    """
+    """Skip what needs a GPU on a machine without one; let a test begin as in a fresh process, whatever came before it."""
+    # numba's first parallel kernel sets another number of threads, and a run that is trained here and resumed in a process of
+    # its own would add up in another order.
     torch.set_num_threads(THREADS)
+    # Ctrl-C must do what it does at a terminal. A shell hands SIGINT on as ignored to what it starts in the background, and
+    # they to all that they start; torch's launcher leaves a handler of its own behind.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
