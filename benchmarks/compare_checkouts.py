@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -35,57 +36,96 @@ def make_inputs(folder, size):
         np.save(folder / f"{name}.npy", array)
 
 
-def jobs(folder, size, data):
-    """Return name: (function to be timed, calls of which the best counts, what its result is known by)."""
-    label, probability, mask = (np.load(folder / f"{name}.npy") for name in ("label", "probability", "mask"))
-
-    def score():
-        from vesuvius_kit.metrics import leaderboard_score
-
-        return leaderboard_score(mask.astype(np.uint8), label).score
-
-    def repair(pipeline):
-        from vesuvius_kit.postprocess import make_mask
-
-        return make_mask(probability, pipeline)
-
-    def phantom():
-        from vesuvius_kit.phantom import make_phantom
-
-        made = make_phantom((size * 3 // 5,) * 3, 3, "even")
-        return np.stack([made.image, made.label])
-
-    def patches():
-        try:
-            from vesuvius_kit.data.augment import Augmentation
-            from vesuvius_kit.data.competition import Competition
-            from vesuvius_kit.data.patches import PatchDataset
-        except ImportError:  # before the modules moved
-            from vesuvius_kit.augment import Augmentation
-            from vesuvius_kit.competition import Competition
-            from vesuvius_kit.patches import PatchDataset
-        chunks = Competition(data).folds(2, 0)[0][0]
-        patches = PatchDataset(chunks, patch_size=64, samples_per_epoch=64, augmentation=Augmentation("light"))
-        return np.stack([patches[number]["image"].numpy() for number in range(64)])
-
-    return {
-        "score": (score, 5),
-        "sheet_repair": (lambda: repair("sheet_repair"), 3),
-        "public": (lambda: repair("public"), 9),
-        "phantom": (phantom, 3),
-        "patches": (patches, 3),
-    }
+def load(folder, name):
+    """Return one of the arrays that `make_inputs` wrote."""
+    return np.load(folder / f"{name}.npy")
 
 
-def run_job(name, folder, size, data):
+def score(options):
+    """Score the mask."""
+    from vesuvius_kit.metrics import leaderboard_score
+
+    mask, label = load(options.folder, "mask"), load(options.folder, "label")
+    return lambda: leaderboard_score(mask.astype(np.uint8), label).score
+
+
+def repair(options, pipeline):
+    """Repair the probability."""
+    from vesuvius_kit.postprocess import make_mask
+
+    probability = load(options.folder, "probability")
+    return lambda: make_mask(probability, pipeline)
+
+
+def phantom(options):
+    """Make a chunk of three fifths of the size."""
+    from vesuvius_kit.phantom import make_phantom
+
+    return lambda: make_phantom((options.size * 3 // 5,) * 3, 3, "even")
+
+
+def patches(options):
+    """Draw 64 augmented patches of 64^3."""
+    try:
+        from vesuvius_kit.data.augment import Augmentation
+        from vesuvius_kit.data.competition import Competition
+        from vesuvius_kit.data.patches import PatchDataset
+    except ImportError:  # before the modules moved
+        from vesuvius_kit.augment import Augmentation
+        from vesuvius_kit.competition import Competition
+        from vesuvius_kit.patches import PatchDataset
+    chunks = Competition(options.data).folds(2, 0)[0][0]
+    made = PatchDataset(chunks, patch_size=64, samples_per_epoch=64, augmentation=Augmentation("light"))
+    return lambda: np.stack([made[number]["image"].numpy() for number in range(64)])
+
+
+# What gives the function to be timed, and the calls of which the best counts.
+JOBS = {
+    "score": (score, 5),
+    "sheet_repair": (lambda options: repair(options, "sheet_repair"), 3),
+    "public": (lambda options: repair(options, "public"), 9),
+    "phantom": (phantom, 3),
+    "patches": (patches, 3),
+}
+
+
+def run_job(options):
     """Return the best seconds and a digest of the result, in this process."""
-    function, repeats = jobs(folder, size, data)[name]
+    prepare, repeats = JOBS[options.job]
+    function = prepare(options)
     result, seconds = function(), []
     for _ in range(repeats):
         started = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - started)
     return {"seconds": min(seconds), "digest": hashlib.sha256(np.asarray(result).tobytes()).hexdigest()}
+
+
+def compare(name, options):
+    """Return the row of a job: as many pairs of processes as are asked for."""
+    pairs = []
+    for _ in range(options.runs):
+        pairs.append([])
+        for checkout in (options.old, options.new):
+            command = [
+                sys.executable,
+                Path(__file__).resolve(),
+                *sys.argv[1:],
+                "--folder",
+                options.folder,
+                "--job",
+                name,
+            ]
+            environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
+            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+            pairs[-1].append(json.loads(done.stdout.splitlines()[-1]))
+    old, new = (statistics.median(pair[at]["seconds"] for pair in pairs) for at in (0, 1))
+    ratios = sorted(pair[1]["seconds"] / pair[0]["seconds"] for pair in pairs)
+    same = len({run["digest"] for pair in pairs for run in pair}) == 1
+    return (
+        f"| {name} | {old:.3f} | {new:.3f} | {statistics.median(ratios):.3f} | {ratios[0]:.2f}, {ratios[-1]:.2f} | "
+        f"{'the same' if same else 'DIFFERENT'} |"
+    )
 
 
 def main():
@@ -96,32 +136,18 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--folder", type=Path, default=Path("compare_checkouts"), help="for the inputs of both")
-    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
-        print(json.dumps(run_job(options.job, options.folder, options.size, options.data)))
+        print(json.dumps(run_job(options)))
         return
-    options.folder.mkdir(exist_ok=True)
-    make_inputs(options.folder, options.size)
-    print("| job | old: s | new: s | new by old, median | lowest, highest | result |\n|---|---|---|---|---|---|")
-    for name in ("score", "sheet_repair", "public", "phantom", "patches"):
-        pairs = []
-        for _ in range(options.runs):
-            pairs.append([])
-            for checkout in (options.old, options.new):
-                command = [sys.executable, Path(__file__).resolve(), *sys.argv[1:], "--job", name]
-                environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
-                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-                pairs[-1].append(json.loads(done.stdout.splitlines()[-1]))
-        old, new = (statistics.median(pair[at]["seconds"] for pair in pairs) for at in (0, 1))
-        ratios = sorted(pair[1]["seconds"] / pair[0]["seconds"] for pair in pairs)
-        same = len({run["digest"] for pair in pairs for run in pair}) == 1
-        print(
-            f"| {name} | {old:.3f} | {new:.3f} | {statistics.median(ratios):.3f} | {ratios[0]:.2f}, {ratios[-1]:.2f} "
-            f"| {'the same' if same else 'DIFFERENT'} |",
-            flush=True,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = Path(folder)
+        make_inputs(options.folder, options.size)
+        print("| job | old: s | new: s | new by old, median | lowest, highest | result |\n|---|---|---|---|---|---|")
+        for name in JOBS:
+            print(compare(name, options), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from vesuvius_kit.kaggle import connection as connection_module
 from vesuvius_kit.kaggle.client import KaggleClient
 from vesuvius_kit.kaggle.connection import Connection
 from vesuvius_kit.kaggle.credentials import LARGEST_FILE, Credential, find_credentials
-from vesuvius_kit.kaggle.discretion import Discretion
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.metadata import METADATA_NAME, find_edits, kernel_metadata, read_json_object, write_kernels
 from vesuvius_kit.kaggle.push import push_notebook
+from vesuvius_kit.kaggle.redaction import Redaction
 from vesuvius_kit.kaggle.shipment import prepare_shipment
 from vesuvius_kit.kaggle.uploads import UploadMemory
 
@@ -413,7 +413,7 @@ def test_no_call_lets_a_secret_out_whatever_is_raised_below(client, monkeypatch,
     """A1: message, repr, traceback, everything behind the exception, log and standard streams."""
     caplog.set_level(logging.DEBUG)
     client._max_attempts = 2
-    client._discretion.add(PASSWORD)
+    client._redaction.add(PASSWORD)
     text = " and ".join(FORMS.values())
 
     def send(self, *_arguments, **_keywords):
@@ -463,9 +463,9 @@ def test_a_ctrl_c_leads_to_nothing_either(client, monkeypatch):
 
 
 def test_records_with_a_traceback_are_scrubbed_and_the_factory_is_put_back(caplog):
-    discretion, before = Discretion(), logging.getLogRecordFactory()
-    discretion.add(KEY)
-    with discretion.watch(), discretion.watch():
+    redaction, before = Redaction(), logging.getLogRecordFactory()
+    redaction.add(KEY)
+    with redaction.watch(), redaction.watch():
         try:
             raise ValueError(KEY)
         except ValueError:
@@ -480,9 +480,9 @@ def test_the_secrets_of_the_environment_are_known(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", f"http://name:{quote(PASSWORD, safe='')}@proxy:3128")
     monkeypatch.setenv("SOME_API_KEY", "0f1e2d3c4b5a")
     monkeypatch.setenv("SOME_TOKEN_FILE", os.getcwd())
-    discretion = Discretion()
-    assert discretion.scrub(f"{PASSWORD} 0f1e2d3c4b5a {os.getcwd()}") == f"*** *** {os.getcwd()}"
-    assert discretion.shows(base64.b64encode(f"name:{PASSWORD}".encode()).decode())
+    redaction = Redaction()
+    assert redaction.scrub(f"{PASSWORD} 0f1e2d3c4b5a {os.getcwd()}") == f"*** *** {os.getcwd()}"
+    assert redaction.shows(base64.b64encode(f"name:{PASSWORD}".encode()).decode())
 
 
 # -- C5 to C7: what stands between --

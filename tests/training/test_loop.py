@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import signal
@@ -11,7 +10,9 @@ import pytest
 import torch
 from helpers.competitions import TINY, make_pair, write_small_competition
 
+import vesuvius_kit.training.epoch as epoch
 import vesuvius_kit.training.loop as loop
+import vesuvius_kit.training.preflight as preflight
 from vesuvius_kit.checks import InputError, InputValueError
 from vesuvius_kit.config import load_config
 from vesuvius_kit.inference.budget import EpochBudget
@@ -242,9 +243,7 @@ def test_kernels_do_not_change_the_number_of_threads_that_a_run_computes_with(da
     def start_numba(function):
         return lambda *given, **named: torch.set_num_threads(before + 2) or function(*given, **named)
 
-    for place in ("epoch.leaderboard_score", "preflight.try_pipeline"):
-        module, name = place.split(".")
-        module = importlib.import_module(f"vesuvius_kit.training.{module}")
+    for module, name in ((epoch, "leaderboard_score"), (preflight, "try_pipeline")):
         monkeypatch.setattr(module, name, start_numba(getattr(module, name)))
     train_epoch = loop.train_epoch
     monkeypatch.setattr(loop, "train_epoch", lambda *given: seen.append(torch.get_num_threads()) or train_epoch(*given))

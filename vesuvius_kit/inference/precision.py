@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from vesuvius_kit.checks import check_choice
+from vesuvius_kit.inference.threads import keep_torch_threads
 
 Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Name, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -132,12 +133,9 @@ def _make_network() -> nn.Sequential:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """A trial runs on one thread, whose own time other programs on the machine do not lengthen."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with keep_torch_threads():
+        torch.set_num_threads(1)
         yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _time_step(

@@ -12,6 +12,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -127,12 +128,11 @@ class _Worker(Generic[_Task, _Result]):
         self._process.start()
         # The process holds the other end alone, so that its death closes the pipe.
         theirs.close()
-        try:
+        with ExitStack() as undo:
+            # Of a job that cannot be pickled, or an interrupt: nobody would know of this process.
+            undo.callback(self.stop)
             self._send(job)
-        except Exception:
-            # A job that cannot be pickled: nobody would know of this process.
-            self.stop()
-            raise
+            undo.pop_all()
 
     def hand(self, task: _Task, seconds: float | None) -> None:
         """Give the process its next task."""

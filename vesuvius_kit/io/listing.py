@@ -105,6 +105,6 @@ def _read_chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[
         # typeshed does not know the names.
         names: dict[int, str] = zipfile.compressor_names  # type: ignore[attr-defined]
         kind = names.get(member.compress_type, f"method {member.compress_type}")
-        raise InputValueError(f"is compressed by {kind}, which Python does not read") from error
-    except Exception as error:  # of damaged bytes, zipfile and its decoders raise whatever they stumble over
+        raise InputValueError(f"is compressed by {kind} and cannot be read: {one_line(error)}") from error
+    except Exception as error:  # of damaged bytes, zipfile and its decoders raise any exception at all
         raise InputValueError(f"is damaged: {one_line(error)}") from error

@@ -23,9 +23,9 @@ from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.kaggle import official
 from vesuvius_kit.kaggle.credentials import Credential, find_credentials
-from vesuvius_kit.kaggle.discretion import Discretion
 from vesuvius_kit.kaggle.errors import KaggleError
 from vesuvius_kit.kaggle.network import explain, refuse_page
+from vesuvius_kit.kaggle.redaction import Redaction
 from vesuvius_kit.kaggle.uploads import UploadMemory
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def redacted(method: Callable[Concatenate[_C, _P], _T]) -> Callable[Concatenate[
 
     @functools.wraps(method)
     def guarded(self: _C, /, *arguments: _P.args, **keywords: _P.kwargs) -> _T:
-        with self._discretion.watch():
+        with self._redaction.watch():
             try:
                 return method(self, *arguments, **keywords)
             except BaseException as raised:
@@ -74,7 +74,7 @@ class Connection:
     def __init__(self, *, timeout_seconds: float = 60.0, max_attempts: int = 6) -> None:
         self._timeout = timeout_seconds
         self._max_attempts = max_attempts
-        self._discretion = Discretion()
+        self._redaction = Redaction()
         self._authorization = ""
         self._log_in()
 
@@ -82,7 +82,7 @@ class Connection:
     def _log_in(self) -> None:
         found, problems = find_credentials(), []
         for secret in found.secrets:
-            self._discretion.add(secret)
+            self._redaction.add(secret)
         for place in found.places:
             problem = place if isinstance(place, str) else self._try_credential(place)
             if problem:
@@ -96,12 +96,12 @@ class Connection:
     def _try_credential(self, credential: Credential) -> str:
         """Take a credential for this connection; why Kaggle does not accept it, or ""."""
         what, token, username = "checking the credentials", credential.token, credential.username
-        self._discretion.add(credential.key, username)
+        self._redaction.add(credential.key, username)
         self._authorization = ""
         try:
             if credential.refresh_token and not token:
                 token = self._ask(what, lambda kaggle: official.new_token(kaggle, credential.refresh_token))
-                self._discretion.add(token)
+                self._redaction.add(token)
             basic = base64.b64encode(f"{username}:{credential.key}".encode()).decode() if credential.key else ""
             self._authorization = f"Bearer {token}" if token else basic and f"Basic {basic}"
             if token:
@@ -128,7 +128,7 @@ class Connection:
         token, url = known or self._start_upload(what, path)
         if not known:
             memory.note(key, token, url)
-        self._discretion.add(token)
+        self._redaction.add(token)
         broken = known is not None
 
         def put() -> None:
@@ -231,11 +231,11 @@ class Connection:
 
     def scrub(self, text: object) -> str:
         """Return a text as one line without the user's secrets and without what follows the ``?`` of an address."""
-        return self._discretion.scrub(text)
+        return self._redaction.scrub(text)
 
     def hide(self, text: object) -> str:
         """Return a text of several lines without the user's secrets, see `scrub`."""
-        return self._discretion.hide(text)
+        return self._redaction.hide(text)
 
     def _retell(self, what: str, raised: BaseException) -> BaseException:
         """The exception to be seen in the place of another."""

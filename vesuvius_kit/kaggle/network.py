@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import requests
 
 from vesuvius_kit.checks import InputError, InputOSError, explain_os_error
-from vesuvius_kit.kaggle.discretion import PROXY_VARIABLES
 from vesuvius_kit.kaggle.errors import KaggleError, Kind
+from vesuvius_kit.kaggle.redaction import PROXY_VARIABLES
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError,
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.kaggle import execute
 from vesuvius_kit.kaggle.bundle import build_bundle
-from vesuvius_kit.kaggle.discretion import Discretion, is_secret_name
 from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, INPUT_VARIABLE, find_competition
+from vesuvius_kit.kaggle.redaction import Redaction, is_secret_name
 from vesuvius_kit.kaggle.session import PROCESSES_VARIABLE, QUICK_SETTINGS, TRAIN_SLUG
 
 logger = logging.getLogger(__name__)
@@ -181,9 +181,9 @@ def check_saved(path: Path | str, n_figures: int) -> list[str]:
     n_lines = stdout.count("\n") + stdout.count("\r")
     if n_lines > MOST_LINES:
         problems.append(f"the saved notebook must hold at most {MOST_LINES} lines of text, got {n_lines}")
-    discretion = Discretion()
-    discretion.add(_SECRET)
-    if discretion.shows(content):
+    redaction = Redaction()
+    redaction.add(_SECRET)
+    if redaction.shows(content):
         problems.append("a secret of the session, or of this machine, was printed")
     return problems
 
@@ -279,7 +279,7 @@ def _run(source: Path, place: Path, run_type: str, isolated: bool, budget_second
         return time.monotonic() - started, f"did not end within {limit:.0f} s"
     seconds = time.monotonic() - started
     failure = "" if done.returncode == 0 else (done.stderr.strip() or f"ended with code {done.returncode}")
-    return seconds, Discretion().hide(failure)
+    return seconds, Redaction().hide(failure)
 
 
 def _call(place: Path, words: list[Any], isolated: bool, **options: Any) -> subprocess.CompletedProcess[str]:

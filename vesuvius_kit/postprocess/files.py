@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesuvius_kit.checks import InputError, InputValueError, check_file, name_os_errors
+from vesuvius_kit.checks import InputError, InputValueError, check_file, name_os_errors, one_line
 from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.io.listing import TIFF_ENDINGS, list_volumes, open_archive, volume_id
 from vesuvius_kit.io.volume import read_volume, write_volume
@@ -111,9 +111,9 @@ def _load_numpy(path: Path) -> NDArray[Any]:
             return np.array(found)
         except (InputError, OSError):
             raise
-        except Exception as error:  # of damaged bytes, NumPy and zipfile raise whatever they stumble over
+        except Exception as error:  # of damaged bytes, NumPy and zipfile raise any exception at all
             raise InputValueError(
-                f"probability must be a complete {path.suffix} array, got {path}: {' '.join(str(error).split())}"
+                f"probability must be a complete {path.suffix} array, got {path}: {one_line(error)}"
             ) from error
 
 

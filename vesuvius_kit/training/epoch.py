@@ -17,6 +17,7 @@ from vesuvius_kit.console import Progress
 from vesuvius_kit.constants import SURFACE, UNLABELLED
 from vesuvius_kit.data.competition import Chunk
 from vesuvius_kit.inference.predict import predict_volume
+from vesuvius_kit.inference.threads import keep_torch_threads
 from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.losses import WeightedLoss
 from vesuvius_kit.metrics import leaderboard_score
@@ -24,7 +25,7 @@ from vesuvius_kit.postprocess import make_mask
 from vesuvius_kit.training.batch_norm import SharedBatchNorm, measure_statistics
 from vesuvius_kit.training.from_config import choose_scored, inference_window, labelled_share, make_loss
 from vesuvius_kit.training.gradient_diagnostics import gather_gradient_diagnostics
-from vesuvius_kit.training.processes import dtype_of, gather_rows, keep_torch_threads, plain_forward
+from vesuvius_kit.training.processes import dtype_of, gather_rows, plain_forward
 from vesuvius_kit.training.run import Run
 
 LabelTransform = Callable[[Tensor], Tensor]

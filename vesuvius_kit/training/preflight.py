@@ -24,6 +24,7 @@ from vesuvius_kit.config import RunConfig, config_to_dict
 from vesuvius_kit.constants import BACKGROUND, SURFACE, UNLABELLED
 from vesuvius_kit.data.competition import Chunk
 from vesuvius_kit.inference.predict import choose_device
+from vesuvius_kit.inference.threads import keep_torch_threads
 from vesuvius_kit.io.folder_lock import lock_folder
 from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.models import SegmentationModel, check_takes, create_model
@@ -36,7 +37,6 @@ from vesuvius_kit.training.from_config import (
     make_loss,
     make_validation_patches,
 )
-from vesuvius_kit.training.processes import keep_torch_threads
 
 logger = logging.getLogger(__name__)
 

@@ -64,19 +64,6 @@ def leave_lost_threads() -> None:
         torch.set_num_threads(1)
 
 
-@contextmanager
-def keep_torch_threads() -> Iterator[None]:
-    """Give torch its number of threads back when the ``with`` statement ends, and with it the order of its sums.
-
-    numba's first parallel kernel in a process sets it to numba's own number.
-    """
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def start_accelerator(
     device: str = "auto", precision: PrecisionName = "auto", kept: Precision | None = None
 ) -> tuple[Accelerator, Precision]:

@@ -37,7 +37,7 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_NAMES.search(name))
 
 
-class Discretion:
+class Redaction:
     """The secrets of one user. Begins with those of the environment: tokens, keys, the password of a proxy."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Discretion:
                     _undo.pop()()
 
 
-_watching: list[Discretion] = []
+_watching: list[Redaction] = []
 _undo: list[Callable[[], None]] = []
 _lock = threading.Lock()
 
@@ -136,6 +136,6 @@ def _start_watching() -> Callable[[], None]:
 
 
 def _hide_all(text: str) -> str:
-    for discretion in tuple(_watching):
-        text = discretion.hide(text)
+    for redaction in tuple(_watching):
+        text = redaction.hide(text)
     return text
