@@ -207,7 +207,7 @@ def test_foreign_records_are_refused():
         ("resenc_unet", {"channels": [4], "blocks": [1]}, "2 or more stages"),
         ("resenc_unet", {"channels": [4, 0], "blocks": [1, 1]}, r"channels\[1\] must be >= 1"),
         ("resenc_unet", {"channels": 4, "blocks": 1}, "channels must be a list of integers"),
-        ("unet3d", {"normalisation": "zscore"}, "normalisation scheme must be one of fixed, volume"),
+        ("unet3d", {"normalisation": "z-score"}, "normalisation scheme must be one of ct, fixed"),
     ],
 )
 def test_bad_options_are_refused(name, options, message):
