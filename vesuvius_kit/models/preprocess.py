@@ -14,6 +14,7 @@ from vesuvius_kit.checks import InputValueError, check_array, check_spacing
 from vesuvius_kit.models.normalisation import Affine, Normalisation
 from vesuvius_kit.models.resampling import resample_channels, resampled_shape
 from vesuvius_kit.models.rules import PredictionRules
+from vesuvius_kit.voxel.histogram import copy_contiguous
 from vesuvius_kit.voxel.holes import fill_cavities
 from vesuvius_kit.voxel.slabs import for_slabs
 
@@ -80,8 +81,11 @@ class Restore:
             )
         if self.box_shape == self.shape and self.rules.transpose == (0, 1, 2):
             return probability
+        if self.box_shape == tuple(self.shape[axis] for axis in self.rules.transpose):
+            return copy_contiguous(probability.transpose(self.rules.backward))
         volume = np.zeros(self.shape, probability.dtype)
-        self.cut(volume)[...] = probability
+        box = tuple(self.box[axis] for axis in self.rules.backward)
+        volume[box] = copy_contiguous(probability.transpose(self.rules.backward))
         return volume
 
 
@@ -110,16 +114,20 @@ def prepare(
     if volume.size == 0:
         raise InputValueError(f"volume must not be empty, got shape {volume.shape}")
     turned = volume.transpose(rules.transpose)
-    box = find_box(turned) if rules.crop else _whole(turned.shape)
-    cropped = turned[box]
+    # In the volume's own axes: planes lie together there.
+    own_box = find_box(volume) if rules.crop else _whole(volume.shape)
+    z, y, x = (own_box[axis] for axis in rules.transpose)
+    box = (z, y, x)
+    # Turned before it is converted: bytes instead of floats.
+    cropped = turned[box] if rules.transpose == (0, 1, 2) else copy_contiguous(turned[box])
     mask = None
     if normalisation is not None and normalisation.masked:
         mask = fill_cavities(cropped != 0, 6)
     image = Affine().apply(cropped) if normalisation is None else normalisation.apply_to_volume(cropped, mask)
     own_spacing, shape = None, image.shape
     if spacing is not None and rules.spacing is not None and rules.resampling is not None:
-        z, y, x = (check_spacing("spacing", spacing)[axis] for axis in rules.transpose)
-        own_spacing = (z, y, x)
+        steps = check_spacing("spacing", spacing)
+        own_spacing = (steps[rules.transpose[0]], steps[rules.transpose[1]], steps[rules.transpose[2]])
         shape = resampled_shape(image.shape, own_spacing, rules.spacing)
         image = resample_channels(image[None], shape, own_spacing, rules.spacing, rules.resampling.data)[0]
     original, prepared = (tuple(map(int, edges)) for edges in (volume.shape, shape))
