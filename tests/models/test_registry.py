@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from vesuvius_kit.checks import InputError, InputTypeError, InputValueError
-from vesuvius_kit.models import ModelRecord, Normalisation, create_model, list_models, register_model
+from vesuvius_kit.models import (
+    ModelRecord,
+    Normalisation,
+    PredictionRules,
+    create_model,
+    list_models,
+    register_model,
+)
 
 SMALL = {
     "unet3d": {"initial_filters": 4, "depth": 2},
@@ -172,6 +179,7 @@ def test_record_holds_defaults_and_normalisation():
         "name": "unet3d",
         "options": {"initial_filters": 2, "depth": 4, "upsampling": "transposed", "half_resolution": False},
         "normalisation": {"scheme": "fixed", "mean": 90.0, "std": 40.0},
+        "rules": PredictionRules().to_dict(),
     }
     assert create_model("unet3d", initial_filters=2).record.normalisation == Normalisation("volume")
 

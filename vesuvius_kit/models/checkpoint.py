@@ -318,7 +318,7 @@ def load_model(path: Path | str, digest: str | None = None) -> SegmentationModel
     except SafetensorError as error:
         raise _not_complete(path, error) from error
     record, _ = _read_header(io.BytesIO(data), path)
-    model = create_model(record.name, normalisation=record.normalisation, **record.options)
+    model = create_model(record.name, normalisation=record.normalisation, rules=record.rules, **record.options)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

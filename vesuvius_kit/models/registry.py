@@ -11,6 +11,7 @@ from torch import nn
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_choice
 from vesuvius_kit.models.normalisation import Normalisation
+from vesuvius_kit.models.rules import KIT_RULES, PredictionRules
 from vesuvius_kit.models.small_maps import mind_small_maps
 
 _ModelClass = TypeVar("_ModelClass", bound="type[SegmentationModel]")
@@ -47,6 +48,8 @@ class ModelRecord:
     """Every option of the model, defaults included: a default that changes later does not change an old checkpoint."""
     normalisation: Normalisation
     """How the model wants its grey values."""
+    rules: PredictionRules = KIT_RULES
+    """How a volume is shown to the model, and what its channels mean."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", _plain(self.options))
@@ -57,37 +60,52 @@ class ModelRecord:
             "name": self.name,
             "options": _listed(self.options),
             "normalisation": dataclasses.asdict(self.normalisation),
+            "rules": self.rules.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "ModelRecord":
-        """Return the record that `to_dict` wrote; other keys are refused."""
+        """Return the record that `to_dict` wrote; other keys are refused, and without ``rules`` they are the kit's own."""
         if not isinstance(record, dict):
             raise InputTypeError(f"model record must be a mapping, got {type(record).__name__}")
-        if set(record) != {"name", "options", "normalisation"} or not isinstance(record["options"], dict):
+        # Older checkpoints have no rules.
+        if set(record) - {"rules"} != {"name", "options", "normalisation"} or not isinstance(record["options"], dict):
             raise InputValueError(
-                f"model record must have the keys name, options (a mapping), normalisation, got {sorted(record)}"
+                f"model record must have the keys name, options (a mapping), normalisation, rules, got {sorted(record)}"
             )
-        return cls(str(record["name"]), record["options"], Normalisation.of(record["normalisation"]))
+        return cls(
+            str(record["name"]),
+            record["options"],
+            Normalisation.of(record["normalisation"]),
+            PredictionRules.from_dict(record.get("rules", {})),
+        )
 
 
 class SegmentationModel(nn.Module, abc.ABC):
-    """Base of every model: one channel in, one channel of logits out, at the input's resolution."""
+    """Base of every model: one channel in, logits out at the input's resolution; one channel unless the record says more."""
 
     size_divisor: int = 1
-    """Every edge of the input must be a multiple of it, in voxels."""
+    """Every edge of the input must be a multiple of it, in voxels; where axes differ, the greatest of `size_divisors`."""
     record: ModelRecord | None = None
     """Set by `create_model`."""
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (B, 1, Z, Y, X) in the dtype autocast gives; positive means surface.
+    @property
+    def size_divisors(self) -> tuple[int, int, int]:
+        """What the input's edges, (z, y, x), must be multiples of, in voxels."""
+        return (self.size_divisor,) * 3
 
-        The image is float (B, 1, Z, Y, X), normalised as the record says, its edges multiples of `size_divisor`.
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (B, C, Z, Y, X) in the dtype autocast gives; of a single channel, positive means surface.
+
+        The image is float (B, 1, Z, Y, X), normalised as the record says, its edges multiples of `size_divisors`. C is the
+        record's ``rules.output.n_channels``, 1 for all of the kit's own models.
         """
         if image.ndim != 5 or image.shape[1] != 1:
             raise InputValueError(f"image must have the shape (B, 1, Z, Y, X), got {tuple(image.shape)}")
-        if any(edge == 0 or edge % self.size_divisor for edge in image.shape[2:]):
-            raise InputValueError(f"image edges must be multiples of {self.size_divisor}, got {tuple(image.shape[2:])}")
+        if any(edge == 0 or edge % divisor for edge, divisor in zip(image.shape[2:], self.size_divisors)):
+            one_for_all = len(set(self.size_divisors)) == 1
+            divisor = self.size_divisor if one_for_all else self.size_divisors
+            raise InputValueError(f"image edges must be multiples of {divisor}, got {tuple(image.shape[2:])}")
         if image.device.type == "cpu" and not torch.is_grad_enabled():
             # Convolutions of the CPU run a quarter faster on channels that lie together, where no backward pass follows.
             # A plain conversion would leave one channel as it is.
@@ -102,7 +120,7 @@ class SegmentationModel(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def compute_logits(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the logits of a checked `image`, both float (B, 1, Z, Y, X); each model defines it."""
+        """Return the logits, float (B, C, Z, Y, X), of a checked `image`, (B, 1, Z, Y, X); each model defines it."""
 
 
 def register_model(name: str, *, not_recorded: tuple[str, ...] = ()) -> Callable[[_ModelClass], _ModelClass]:
@@ -134,7 +152,11 @@ def list_models() -> list[str]:
 
 
 def create_model(
-    name: str, *, normalisation: Normalisation | str | dict[str, Any] = "volume", **options: Any
+    name: str,
+    *,
+    normalisation: Normalisation | str | dict[str, Any] = "volume",
+    rules: PredictionRules = KIT_RULES,
+    **options: Any,
 ) -> SegmentationModel:
     """Build a model with fresh weights: float32, on the CPU, in training mode, with its `record`.
 
@@ -144,6 +166,8 @@ def create_model(
         One of `list_models`.
     normalisation
         How the model wants its grey values; see `Normalisation`.
+    rules
+        How a volume is shown to the model, and what its channels mean; kept in the record.
     **options
         The model's own options; the class's docstring lists them.
 
@@ -168,5 +192,5 @@ def create_model(
     model = model_class(**options)
     mind_small_maps(model)
     recorded = {key: value for key, value in options.items() if key not in not_recorded}
-    model.record = ModelRecord(name, {**defaults, **recorded}, normalisation)
+    model.record = ModelRecord(name, {**defaults, **recorded}, normalisation, rules)
     return model
