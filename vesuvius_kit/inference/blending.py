@@ -1,8 +1,8 @@
 """The two ends of a forward pass on the CPU, each one sweep over a window: what goes in is cut, what comes out is blended in.
 
-A window is read from the volume as it is stored and normalised on the way; a network's answer becomes a probability, is weighted
-and added on the way. Nothing else of a window's size is written. Both release the interpreter's lock, so that each thread may
-take a part of a window.
+A window is read from the volume as it is stored and normalised on the way; a network's answer becomes a probability, is
+weighted and added on the way. Nothing else of a window's size is written. Both release the interpreter's lock, so that each
+thread may take a part of a window.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vesuvius_kit.models.normalisation import Affine
 from vesuvius_kit.voxel.compilation import compiled
 
 # 2**x for |x| <= 1/2 as a polynomial through Chebyshev's nodes, lowest power first; its error is below that of float32.
@@ -31,10 +32,18 @@ class Greys(NamedTuple):
     shift: float = 0.0
     scale: float = 1.0
 
+    @classmethod
+    def of(cls, affine: Affine) -> "Greys":
+        """Return what an `Affine` says, an end that is open as infinity."""
+        low = -np.inf if affine.low is None else affine.low
+        high = np.inf if affine.high is None else affine.high
+        return cls(low, high, affine.shift, affine.scale)
+
 
 def cut_window(volume: NDArray[Any], corner: tuple[int, int, int], greys: Greys, out: NDArray[np.float32]) -> None:
     """Write a part of a volume (Z, Y, X), contiguous, into ``out`` (z, y, x), contiguous, from the voxel ``corner`` on."""
-    _cut(volume, *corner, *(np.float32(value) for value in greys), out)
+    low, high, shift, scale = (np.float32(value) for value in greys)
+    _cut(volume, *corner, low, high, shift, scale, out)
 
 
 def add_window(

@@ -1,9 +1,9 @@
 """Where windows lie in a volume, and how much each of their voxels weighs.
 
-The windows of a volume form a product grid. Of the kit's own grid the blend weight is a product of one profile an axis too, and
-so is the sum of all weights at a voxel: each profile is divided by it beforehand, and what is accumulated is the answer already,
-without a second volume of weights and without a division at the end. nnU-Net rounds its weights to half precision, which is no
-product: for its networks the sum is kept, and divided by.
+The windows of a volume form a product grid. Of the kit's own grid the blend weight is a product of one profile an axis too,
+and so is the sum of all weights at a voxel: each profile is divided by it beforehand, and what is accumulated is the answer
+already, without a second volume of weights and without a division at the end. nnU-Net rounds its weights to half precision,
+which makes them no product: for its networks the sum is made, and divided by.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,7 @@ from scipy import ndimage
 
 from vesuvius_kit.checks import check_choice, check_integer, check_real
 from vesuvius_kit.config import PredictConfig
-
-GridKind = Literal["kit", "nnunet"]
-"""Whose positions and weights: the kit's, or nnU-Net's."""
-GRID_KINDS: tuple[GridKind, ...] = ("kit", "nnunet")
+from vesuvius_kit.models.rules import GridKind
 
 Place = tuple[int, int, int]
 """A window by its number along z, y and x."""
@@ -43,7 +40,7 @@ def window_starts(
     length = check_integer("length", length, minimum=window)
     overlap = check_real("overlap", overlap, minimum=0.0, below=1.0)
     step = window * (1.0 - overlap)
-    if check_choice("grid", kind, GRID_KINDS) == "kit":
+    if check_choice("grid", kind, get_args(GridKind)) == "kit":
         # An overlap such as .8 is no binary fraction: 80 * (1 - .8) is 15.999999999999996, and one voxel less is more windows.
         step = max(1, math.floor(step + 1e-6))
     count = 1 + math.ceil((length - window) / step)
@@ -114,9 +111,7 @@ class Grid:
     @cached_property
     def starts(self) -> list[list[int]]:
         """First voxels along each axis."""
-        return [
-            window_starts(length, edge, self.overlap, self.kind) for length, edge in zip(self.shape, self.window)
-        ]
+        return [window_starts(length, edge, self.overlap, self.kind) for length, edge in zip(self.shape, self.window)]
 
     @cached_property
     def profiles(self) -> list[NDArray[np.float32]]:
@@ -127,7 +122,8 @@ class Grid:
     @property
     def places(self) -> list[Place]:
         """All windows, in the order of z, then y, then x."""
-        return list(itertools.product(*(range(len(starts)) for starts in self.starts)))
+        z, y, x = (range(len(starts)) for starts in self.starts)
+        return list(itertools.product(z, y, x))
 
     def corner(self, place: Place) -> tuple[int, int, int]:
         """Return the first voxel of a window."""

@@ -1,5 +1,6 @@
 """Where a volume holds no scan: a masked scan is exactly 0 there, and no surface may be found in it."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ def find_no_scan(volume: NDArray[Any]) -> NDArray[np.bool_] | None:
     No scan are all cubes of 8 voxels that lie in the volume and are grey 0: the opening of what is 0 by that cube.
     """
     check_array("volume", volume)
-    depth, height, width = (length // _BLOCK for length in volume.shape)
-    inner = volume[: depth * _BLOCK, : height * _BLOCK, : width * _BLOCK]
-    # One axis after the other, the longest runs of memory first.
-    blocks = (inner != 0).reshape(-1, width, _BLOCK).any(-1).reshape(depth, _BLOCK, height, _BLOCK, width)
-    empty = ~blocks.any((1, 3))
-    if not empty.any():
+    if min(volume.shape) < EMPTY_EDGE:
         return None
+    z, y, x = (length - length % _BLOCK for length in volume.shape)
+    empty = np.True_
+    # In most volumes no block is left after a few voxels of each.
+    for k, j, i in itertools.product(range(_BLOCK), repeat=3):
+        empty = empty & (volume[k:z:_BLOCK, j:y:_BLOCK, i:x:_BLOCK] == 0)
+        if not empty.any():
+            return None
     # Cubes reach no further than their edge from a block of zeros.
     box = tuple(
         slice(max(0, int(at.min()) * _BLOCK - EMPTY_EDGE), (int(at.max()) + 1) * _BLOCK + EMPTY_EDGE)

@@ -1,7 +1,8 @@
 """Where a volume and its answer lie while windows are predicted: windows are cut from one and added to the other.
 
-`DeviceStore` keeps both on the device. `SlabStore` keeps the answer there for as many planes as a window is deep, and hands planes
-that are done to the host. `HostStore` keeps both in main memory: on a CPU, or where a device has room for the network alone.
+`DeviceStore` keeps both on the device. `SlabStore` keeps the answer there for as many planes as a window is deep, and hands
+planes that are done to the host. `HostStore` keeps both in main memory: on a CPU, or where a device has room for the network
+alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ class Store(Protocol):
         """Blend in an answer, float32 (B, C, z, y, x) on the device; return False if it was looked at and is not finite."""
 
     def finish(self) -> NDArray[np.float32]:
-        """Return the blended answer (C, Z, Y, X) and let go of it."""
+        """Return the blended answer (C, Z, Y, X); the store is of no use afterwards."""
 
 
 class HostStore:
@@ -103,15 +104,14 @@ class HostStore:
         return self._share(work, len(places))
 
     def finish(self) -> NDArray[np.float32]:
-        """Return the blended answer (C, Z, Y, X) and let go of it."""
+        """Return the blended answer (C, Z, Y, X); the store is of no use afterwards."""
         self._pool.shutdown()
-        total, self._total = self._total, np.empty(0, np.float32)
-        return _divided(total, self._grid)
+        return _divided(self._total, self._grid)
 
     def _share(self, work: Callable[[int, int, int], bool], count: int) -> bool:
-        """Whether ``work(window, first plane, last)`` is true of all; the windows one after the other, each shared out by planes.
+        """Whether ``work(window, first plane, last)`` is true of all.
 
-        Windows overlap, so two of them may not be added at once.
+        The windows come one after the other, each shared out by planes: they overlap, so two may not be added at once.
         """
         edges = np.linspace(0, self._grid.window[0], self._threads + 1).astype(int).tolist()
         first, *others = pairwise(edges)
@@ -145,9 +145,8 @@ class DeviceStore:
         return True
 
     def finish(self) -> NDArray[np.float32]:
-        """Return the blended answer (C, Z, Y, X) and let go of it."""
-        total, self._total = self._total.cpu().numpy(), torch.empty(0)
-        return _divided(total, self._grid)
+        """Return the blended answer (C, Z, Y, X); the store is of no use afterwards."""
+        return _divided(self._total.cpu().numpy(), self._grid)
 
 
 class SlabStore:
@@ -179,11 +178,10 @@ class SlabStore:
         return True
 
     def finish(self) -> NDArray[np.float32]:
-        """Return the blended answer (C, Z, Y, X) and let go of it."""
+        """Return the blended answer (C, Z, Y, X); the store is of no use afterwards."""
         self._move_to(self._grid.shape[0])
         self._source.finish()
-        done, self._done = self._done, np.empty(0, np.float32)
-        return _divided(done, self._grid)
+        return _divided(self._done, self._grid)
 
     def _move_to(self, first: int) -> None:
         """Let the slab begin with another plane; those before it are done."""
@@ -245,7 +243,11 @@ def divide_by_importance(total: NDArray[np.float32], grid: Grid) -> None:
     """Divide a sum of nnU-Net's grid (C, Z, Y, X) by the sum of the weights at each voxel, in place."""
     importance = nnunet_importance(grid.window)
     weights = np.zeros(grid.shape, np.float32)
-    ones = (np.ones(grid.window[0], np.float32), np.ones(grid.window[1], np.float32), np.ones(grid.window[2], np.float32))
+    ones = (
+        np.ones(grid.window[0], np.float32),
+        np.ones(grid.window[1], np.float32),
+        np.ones(grid.window[2], np.float32),
+    )
     for place in grid.places:
         add_window(weights, grid.corner(place), importance, ones, False)
     total /= weights

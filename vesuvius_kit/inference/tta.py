@@ -5,16 +5,13 @@ Every view is one of the 48 symmetries of the cube: axes change places, then som
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 
 from vesuvius_kit.checks import InputValueError, check_choice
 from vesuvius_kit.config import PredictConfig
-
-TTA = Literal["auto", "none", "mirror4", "mirror", "seven", "cubic"]
-"""``auto``: as the model's record says; ``mirror4``: flips of y and x; ``mirror``: all 8 flips; ``seven``: the three flips, the
-three quarter turns about z, and the window as it is; ``cubic``: all 48."""
+from vesuvius_kit.config.settings import TTA
 
 
 class Symmetry(NamedTuple):
@@ -59,7 +56,9 @@ VIEWS: dict[str, list[Symmetry]] = {
     "mirror": _mirrors((0, 1, 2)),
     "seven": [*(Symmetry(flips=flips) for flips in ((), (0,), (1,), (2,))), *_QUARTER_TURNS],
     "cubic": [
-        Symmetry(order, view.flips) for order in itertools.permutations((0, 1, 2)) for view in _mirrors((0, 1, 2))
+        Symmetry((first, second, third), view.flips)
+        for first, second, third in itertools.permutations((0, 1, 2))
+        for view in _mirrors((0, 1, 2))
     ],
 }
 """By preset; the window as it is comes first."""

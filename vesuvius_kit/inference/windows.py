@@ -82,28 +82,29 @@ def predict_windows(job: WindowJob) -> NDArray[np.float32]:
         The deadline passed.
     """
     forward = _Forward(job)
-    for make_store, instead in _places_to_keep(job.device):
+    (make_store, instead), *others = _places_to_keep(job.device)
+    while True:
         try:
             store = make_store(job.image, job.greys, job.grid, forward.channels, job.device)
             return _sweep(job, store, forward)
         except torch.cuda.OutOfMemoryError as error:
-            if instead is None:
+            if not others:
                 edges = "x".join(map(str, job.grid.window))
                 raise InputValueError(f"window must fit the memory of {job.device}, got {edges}") from error
         # Only here has the exception let go of what the store and the forward pass held.
         torch.cuda.empty_cache()
         logger.warning("the memory of %s is too small for volume and answer: %s from here on", job.device, instead)
-    raise AssertionError("the last place to keep the answer has none instead")
+        (make_store, instead), *others = others
 
 
 _StoreMaker = Callable[[NDArray[Any], Greys, Grid, int, torch.device], Store]
 
 
-def _places_to_keep(device: torch.device) -> list[tuple[_StoreMaker, str | None]]:
+def _places_to_keep(device: torch.device) -> list[tuple[_StoreMaker, str]]:
     """Where volume and answer may lie, the fastest first, and what follows each when memory runs out."""
     if device.type == "cpu":
-        return [(HostStore, None)]
-    return [(DeviceStore, "a slab of the answer lies there"), (SlabStore, "both lie in main memory"), (HostStore, None)]
+        return [(HostStore, "")]
+    return [(DeviceStore, "a slab of the answer lies there"), (SlabStore, "both lie in main memory"), (HostStore, "")]
 
 
 def _sweep(job: WindowJob, store: Store, forward: "_Forward") -> NDArray[np.float32]:

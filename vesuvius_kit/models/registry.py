@@ -59,7 +59,7 @@ class ModelRecord:
         return {
             "name": self.name,
             "options": _listed(self.options),
-            "normalisation": dataclasses.asdict(self.normalisation),
+            "normalisation": self.normalisation.to_dict(),
             "rules": self.rules.to_dict(),
         }
 
