@@ -35,6 +35,7 @@ from .models import create_model as create_model
 from .models import list_models as list_models
 from .models.checkpoint import load_model as load_model
 from .models.checkpoint import save_checkpoint as save_checkpoint
+from .models.nnunet import load_nnunet as load_nnunet
 from .phantom import Phantom as Phantom
 from .phantom import make_phantom as make_phantom
 from .phantom import write_competition as write_competition

@@ -57,7 +57,7 @@ def test_of_takes_what_a_configuration_holds():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("minmax", "normalisation scheme must be one of fixed, volume, got 'minmax'"),
+        ("minmax", "normalisation scheme must be one of ct, fixed, none, .*, got 'minmax'"),
         ({"sheme": "fixed"}, "got 'sheme'"),
         ({"scheme": "fixed", "std": 0.0}, "normalisation std must be > 0.0"),
         ({"scheme": "fixed", "mean": float("nan")}, "normalisation mean"),

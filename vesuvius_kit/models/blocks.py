@@ -23,8 +23,9 @@ class InstanceNorm(nn.Module):
     can be trained on.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -33,9 +34,9 @@ class InstanceNorm(nn.Module):
         channels_lie_together = x.is_contiguous(memory_format=torch.channels_last_3d)
         if x.device.type == "cpu" and channels_lie_together and not torch.is_grad_enabled():
             # The same numbers without copying every channel apart first; only its backward pass is slow.
-            return torch.group_norm(x, x.shape[1], self.weight, self.bias, eps=1e-5)
+            return torch.group_norm(x, x.shape[1], self.weight, self.bias, eps=self.eps)
         return torch.instance_norm(
-            x, self.weight, self.bias, None, None, use_input_stats=True, momentum=0.0, eps=1e-5, cudnn_enabled=True
+            x, self.weight, self.bias, None, None, use_input_stats=True, momentum=0.0, eps=self.eps, cudnn_enabled=True
         )
 
 

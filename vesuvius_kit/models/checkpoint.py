@@ -80,6 +80,8 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     config_yaml: str | None = None,
     average: Mapping[str, torch.Tensor] | None = None,
+    *,
+    half: bool = False,
 ) -> Path:
     """Write a checkpoint, replacing an earlier one in the same folder in one move, and return the file.
 
@@ -99,6 +101,9 @@ def save_checkpoint(
         Written beside the file as ``config.yaml``.
     average
         Averaged weights, stored beside the model's own.
+    half
+        The model's weights are stored in float16, half the size, to predict with; they are loaded as float32. Weights beyond
+        its range are refused.
 
     Examples
     --------
@@ -113,7 +118,7 @@ def save_checkpoint(
     if model.record is None:
         raise InputValueError("model must have a record, as create_model gives it, got none")
     folder = make_folder(folder)
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": _halve(name, tensor) if half else tensor for name, tensor in model.state_dict().items()}
     if optimizer is not None:
         for index, entries in optimizer.state_dict()["state"].items():
             for name, value in entries.items():
@@ -136,6 +141,18 @@ def save_checkpoint(
         with write_atomically(folder / "config.yaml") as stream:
             stream.write(config_yaml)
     return path
+
+
+def _halve(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in float16, counters as they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    halved = tensor.to(torch.float16)
+    if not torch.isfinite(halved).all():
+        raise InputValueError(
+            f"weights must be finite in float16 to be stored in half precision, got infinity in {name}"
+        )
+    return halved
 
 
 def remove_leftovers(folder: Path | str) -> None:

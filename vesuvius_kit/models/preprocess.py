@@ -148,7 +148,7 @@ def find_box(volume: NDArray[Any]) -> Box:
     planes = np.array([is_there for part in slabs for is_there in part[0]], bool)
     if not planes.any():
         return _whole(volume.shape)
-    rows, columns = (np.logical_or.reduce([part[index] for part in slabs]) for index in (1, 2))
+    rows, columns = np.any([part[1] for part in slabs], axis=0), np.any([part[2] for part in slabs], axis=0)
     z, y, x = (slice(int(there.argmax()), len(there) - int(there[::-1].argmax())) for there in (planes, rows, columns))
     return z, y, x
 

@@ -146,7 +146,7 @@ def list_models() -> list[str]:
     --------
     >>> import vesuvius_kit as vk
     >>> vk.list_models()
-    ['resenc_unet', 'timm_unet', 'unet3d']
+    ['nnunet', 'resenc_unet', 'timm_unet', 'unet3d']
     """
     return sorted(_BUILDERS)
 

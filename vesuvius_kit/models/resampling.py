@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array
 from vesuvius_kit.models.rules import ANISOTROPY_THRESHOLD, Interpolation
-from vesuvius_kit.voxel.slabs import for_slabs
 
 Spacing = Sequence[float]
 
@@ -91,15 +90,7 @@ def _along(volume: NDArray[np.float32], axis: int, length: int, order: int) -> N
         return np.take(volume, matrix.argmax(axis=1), axis=axis)
     if axis == 0:
         return (matrix @ volume.reshape(len(volume), -1)).reshape(length, *volume.shape[1:])
-    shape = tuple(length if other == axis else edge for other, edge in enumerate(volume.shape))
-    resampled = np.empty(shape, np.float32)
-
-    def work(start: int, stop: int) -> None:
-        for z in range(start, stop):
-            np.matmul(*((matrix, volume[z]) if axis == 1 else (volume[z], matrix.T)), out=resampled[z])
-
-    for_slabs(work, len(volume))
-    return resampled
+    return np.matmul(matrix, volume) if axis == 1 else np.matmul(volume, matrix.T)
 
 
 @lru_cache(maxsize=32)

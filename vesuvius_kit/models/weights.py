@@ -1,0 +1,138 @@
+"""Weights of any origin: the kit's checkpoints and nnU-Net's results folders, found, told apart and loaded alike."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.models.checkpoint import (
+    find_checkpoints,
+    have_same_weights,
+    inspect_checkpoint,
+    load_model,
+    read_checkpoint_header,
+    save_checkpoint,
+)
+from vesuvius_kit.models.nnunet import Fold, digest_nnunet, find_nnunet, is_nnunet, load_nnunet, read_patch_size
+from vesuvius_kit.models.registry import SegmentationModel
+
+
+class WeightsFile(NamedTuple):
+    """Weights on the disk, as they were when they were inspected."""
+
+    path: Path
+    """A kit checkpoint's file; of nnU-Net its folder, or what was given of it."""
+    digest: str
+    """16 digits of a SHA-256: what tells the bytes from all others."""
+    kind: Literal["kit", "nnunet"]
+    """Who wrote them."""
+    window: tuple[int, int, int] | None
+    """Patch size of the training in voxels, in the network's axes; None where it is not known."""
+    settings: Mapping[str, Any]
+    """The settings of the training by section, as a kit checkpoint holds them; empty for others."""
+    source: str | None = None
+    """The digest of what a converted checkpoint was made from."""
+
+
+def find_weights(paths: Iterable[Path | str]) -> list[Path]:
+    """Return what holds the weights meant by some paths, to be averaged, in the order of the paths.
+
+    A path is a results folder of nnU-Net (one network, whatever the number of its folds), a fold of it or a checkpoint in that;
+    or it is what `find_checkpoints` takes: a checkpoint, a fold or a run of the kit. Nothing at a path is an error.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += [path] if is_nnunet(path) else find_checkpoints([path])
+    return found
+
+
+def inspect_weights(path: Path | str) -> WeightsFile:
+    """Read one entry of `find_weights` once from end to end, for its digest and what it says of itself."""
+    path = Path(path)
+    if is_nnunet(path):
+        files = find_nnunet(path)
+        return WeightsFile(path, digest_nnunet(files), "nnunet", read_patch_size(files), {})
+    file = inspect_checkpoint(path)
+    settings, source = _settings_of(file.header.state), file.header.state.get("source")
+    window = file.header.record.rules.window
+    if window is None:
+        size = settings.get("patches", {}).get("size")
+        if isinstance(size, (list, tuple)) and len(size) == 3:
+            window = (int(size[0]), int(size[1]), int(size[2]))
+    return WeightsFile(file.path, file.digest, "kit", window, settings, source if isinstance(source, str) else None)
+
+
+def read_settings(path: Path | str) -> Mapping[str, Any] | None:
+    """Return the settings of the training by section, None where the weights bring their own rules instead.
+
+    Read from a checkpoint's header alone; a checkpoint with neither is refused.
+    """
+    if is_nnunet(path):
+        return None
+    header = read_checkpoint_header(path)
+    if not isinstance(header.state.get("config"), dict):
+        if header.record.rules.window is not None:
+            return None
+        raise InputValueError(f"checkpoint must hold the settings of its training (or give --config), got {path}")
+    return _settings_of(header.state)
+
+
+def _settings_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    settings = state.get("config")
+    return settings if isinstance(settings, dict) else {}
+
+
+def load_weights(path: Path | str, digest: str | None = None) -> SegmentationModel:
+    """Rebuild the network of one entry of `find_weights`, in evaluation mode on the CPU.
+
+    ``digest`` is what `inspect_weights` said of it before: other bytes are refused.
+    """
+    return load_nnunet(path, digest=digest) if is_nnunet(path) else load_model(path, digest)
+
+
+def are_the_same(first: WeightsFile, second: WeightsFile) -> bool:
+    """Return whether two entries hold the same network, one of them perhaps converted from the other."""
+    if {first.digest, first.source} & {second.digest, second.source} - {None}:
+        return True
+    return first.kind == second.kind == "kit" and have_same_weights(first.path, second.path)
+
+
+def convert_weights(
+    path: Path | str,
+    output: Path | str,
+    *,
+    half: bool = False,
+    folds: Fold | Sequence[Fold] | None = None,
+    checkpoint: str | None = None,
+    surface: str | int | Sequence[str | int] | None = None,
+) -> Path:
+    """Write weights as one checkpoint of the kit, which needs no pickle, into a folder, and return the file.
+
+    Parameters
+    ----------
+    path
+        A results folder of nnU-Net, or a checkpoint of the kit, whose optimiser is left out.
+    output
+        Made if missing; an earlier checkpoint there is replaced.
+    half
+        Store the weights in float16, half the size.
+    folds, checkpoint, surface
+        Of nnU-Net's folder alone; see `load_nnunet`.
+    """
+    if is_nnunet(path):
+        digest = digest_nnunet(find_nnunet(path, folds, checkpoint))
+        model = load_nnunet(path, folds, checkpoint=checkpoint, surface=surface, digest=digest)
+        return save_checkpoint(output, model, {"source": digest}, half=half)
+    for name, value in (("folds", folds), ("checkpoint", checkpoint), ("surface", surface)):
+        if value is not None:
+            raise InputValueError(f"{name} must be left out for a checkpoint of the kit, got {value!r}")
+    (file,) = _only(find_checkpoints([path]), path)
+    inspected = inspect_checkpoint(file)
+    state = {key: value for key, value in inspected.header.state.items() if key == "config"}
+    return save_checkpoint(output, load_model(file, inspected.digest), {**state, "source": inspected.digest}, half=half)
+
+
+def _only(files: Sequence[Path], path: Path | str) -> Sequence[Path]:
+    if len(files) != 1:
+        raise InputValueError(f"weights must be one checkpoint, got {len(files)} in {path}")
+    return files
