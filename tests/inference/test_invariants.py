@@ -42,7 +42,8 @@ def test_an_identity_gives_its_input_back(shape, window, overlap, batch_size, dt
     result = predict_volume(
         identity, volume, window=window, overlap=overlap, batch_size=batch_size, rules=rules, skip_empty=False, **CPU
     )
-    np.testing.assert_allclose(result, logistic(volume), rtol=0, atol=1e-6)
+    # The sum and that of the weights, by which nnU-Net divides, are each rounded as often as windows meet.
+    np.testing.assert_allclose(result, logistic(volume), rtol=0, atol=1e-6 if grid == "kit" else 3e-6)
 
 
 @pytest.mark.parametrize("tta", VIEWS)
