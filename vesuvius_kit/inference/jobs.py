@@ -93,6 +93,8 @@ class VolumeReport:
     """Wall time of ``decode``, ``network``, ``repair`` or ``simple``, and once a process ``closing``."""
     is_late: bool = False
     """Whether the time was over before the networks were done."""
+    is_unread: bool = False
+    """Whether the volume could not be read."""
     disk_is_full: bool = False
     """Whether the result could not be written."""
 
@@ -202,7 +204,7 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         error = material.error
         if self.pipeline is None and error is not None:
             raise error
-        return VolumeReport("nothing", order, causes=[one_line(error)] if error is not None else [])
+        return VolumeReport("nothing", order, causes=[one_line(error)] if error is not None else [], is_unread=True)
 
     def _make_mask(
         self, name: str, volume: NDArray[Any], order: Order, answer: Answer, seconds: dict[str, float]

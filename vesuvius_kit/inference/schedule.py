@@ -132,6 +132,7 @@ class Schedule:
     def order_for(self, name: str, process: int = 0) -> Order | Stop:
         """Return how a volume is to be worked on that a process begins now, or `Stop` when the time is over."""
         now = self._clock()
+        self.gain_process(process)
         number = self._choose(name, process, now)
         if number is None:
             return Stop.STOP
@@ -157,9 +158,9 @@ class Schedule:
         rest = sum(self._cheapest_seconds(name) for name in self.left if name != but and name not in sure)
         return self._seconds_to_close() - rest / len(self._running)
 
-    def has_time_to_close(self) -> bool:
-        """Return whether there is time for more than the archive itself."""
-        return self.budget_seconds is None or self._seconds_to_close() > 0
+    def has_time_for_ridge(self, name: str) -> bool:
+        """Return whether there is time for the ridge filter of a volume, besides the archive."""
+        return self.budget_seconds is None or self._seconds_to_close() > self._repair_seconds(name, RIDGE)
 
     def note_network(self, name: str, process: int, seconds: Mapping[int, float], rung: Rung) -> None:
         """Learn that the networks are done with a volume, and how long each that answered took, by number."""
@@ -200,8 +201,10 @@ class Schedule:
 
     def lose_process(self, process: int) -> None:
         """Learn that a process is gone: what it held waits again."""
-        if len(self._running) > 1:
-            self._waiting += [one.name for one in self._running.pop(process, [])]
+        self._waiting += [one.name for one in self._running.pop(process, [])]
+        if not self._running:
+            # Another one takes its place.
+            self._running[process] = []
 
     def gain_process(self, process: int) -> None:
         """Learn that a process is ready for its first volume."""
@@ -222,7 +225,7 @@ class Schedule:
         """Return the ladder as a table: what each plan would take for the volumes that wait, and which one is chosen."""
         rungs = self._rungs()
         now = self._clock()
-        chosen = self._choose(self._waiting[0], 0, now) if self._waiting else None
+        chosen = self._choose(self._waiting[0], next(iter(self._running)), now) if self._waiting else None
         lines = [f"{'plan':>4}  {'networks':>8}  {'windows':>8}  {'seconds':>8}  {'':6}  what"]
         for number, rung in enumerate(rungs):
             windows = sum(
@@ -243,14 +246,14 @@ class Schedule:
         if self.budget_seconds is None:
             return 0
         left = self._seconds_to_close()
-        if left <= 0:
-            return None
         rest = [other for other in self._waiting if other != name]
         lanes, margin = self._lanes(now), self._margin()
+        if _advance(lanes[list(self._running).index(process)], *self._stages(name, RIDGE), 1 + margin)[2] > left:
+            return None
 
         def fits(first: Rung, others: Rung) -> bool:
             own = [_advance(lane, *self._stages(name, first), 1 + margin) if k == process else lane
-                   for k, lane in enumerate(lanes)]  # fmt: skip
+                   for k, lane in zip(self._running, lanes)]  # fmt: skip
             return self._play(own, [(other, others) for other in rest], 1 + margin) <= left
 
         floor = next((k for k, rung in enumerate(rungs) if fits(rung, rung)), len(rungs) - 1)

@@ -6,6 +6,7 @@ holds three.
 """
 
 import queue
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -82,6 +83,8 @@ class Stages(Generic[_Task, _Order, _Result]):
         self._job, self._done = job, done
         self._reader = ThreadPoolExecutor(1, "reader")
         self._finisher = ThreadPoolExecutor(1, "finisher")
+        # Tasks are foreseen in one thread and started in another.
+        self._lock = threading.Lock()
         self._reading: dict[_Task, Future[Any]] = {}
         self._behind: Future[_Result] | None = None
 
@@ -91,24 +94,35 @@ class Stages(Generic[_Task, _Order, _Result]):
 
     def foresee(self, task: _Task) -> None:
         """Begin to read what a task needs that will be started soon."""
-        if task not in self._reading:
-            self._reading[task] = self._reader.submit(self._job.read, task)
+        self._read(task)
 
     def forget(self, task: _Task) -> None:
         """Drop what was read for a task that another process took."""
-        if future := self._reading.pop(task, None):
+        with self._lock:
+            future = self._reading.pop(task, None)
+        if future is not None:
             future.cancel()
 
     def start(self, task: _Task, order: _Order) -> object:
         """Do the main part of a task, leave the rest to a thread, and return the news."""
-        self.foresee(task)
-        material = self._reading.pop(task).result()
+        future = self._read(task)
+        with self._lock:
+            del self._reading[task]
+        material = future.result()
+        # It holds a volume.
+        del future
         news, rest = self._job.work(task, material, order, self.settle)
         # One at a time: each holds a volume.
         self.settle()
         self._behind = self._finisher.submit(rest)
         self._behind.add_done_callback(lambda future: self._done(task, future))
         return news
+
+    def _read(self, task: _Task) -> Future[Any]:
+        with self._lock:
+            if task not in self._reading:
+                self._reading[task] = self._reader.submit(self._job.read, task)
+            return self._reading[task]
 
     def settle(self) -> None:
         """Wait for the rest of the task before; what it raised is told to ``done``."""

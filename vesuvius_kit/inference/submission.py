@@ -221,6 +221,7 @@ class _Run:
         self._archive, self._record = archive, record
         self._kept, self._n_processes = set(record.volumes), n_processes
         self._reports: dict[str, VolumeReport] = {}
+        self._failed: set[str] = set()
         self._knows_closing = False
 
     def warn_of_images(self) -> None:
@@ -248,6 +249,8 @@ class _Run:
     def note(self, name: str, report: VolumeReport) -> None:
         """Take what became of a volume."""
         self._reports[name] = report
+        if report.made != "network" and not (report.order.rung.is_ridge or report.is_late or report.is_unread):
+            self._failed.add(name)
         path = {"network": self._job.result_path(name), "ridge": self._job.simple_path(name)}.get(report.made)
         if path is not None:
             if not self._knows_closing:
@@ -274,8 +277,9 @@ class _Run:
 
     def fill_up(self, progress: Progress) -> None:
         """Filter the volumes that no process reached, while there is time."""
-        schedule, job = self._schedule, self._job
-        left = [name for name in schedule.left if name not in self._reports or self._reports[name].made == "nothing"]
+        left = [
+            name for name in self._schedule.left if name not in self._reports or self._reports[name].made == "nothing"
+        ]
         if not left:
             return
         # As many at once as processes were to share the work.
@@ -288,7 +292,7 @@ class _Run:
     def _filter(self, name: str) -> VolumeReport | None:
         """Make the mask of a volume without a network; None where there is no time, or would be no use."""
         before = self._reports.get(name)
-        if not self._schedule.has_time_to_close() or (before is not None and before.disk_is_full):
+        if not self._schedule.has_time_for_ridge(name) or (before is not None and before.disk_is_full):
             return None
         report = make_simple_mask(self._job, name)
         causes = [*(before.causes if before else ["the time was over"]), *report.causes]
@@ -313,7 +317,7 @@ class _Run:
             for name in blank:
                 if name not in self._reports and name not in self._catalogue.faults:
                     record.note_volume(name, "blank", causes=["the time was over"])
-            failed = [name for name in simple if name in self._reports and self._has_failed(name)]
+            failed = [name for name in simple if name in self._failed]
             reduced = [name for name in predicted if not record.volumes[name].get("is_whole", True)]
             self._warn_at_end(simple, blank, failed, reduced)
         seconds = time.monotonic() - started
@@ -331,12 +335,6 @@ class _Run:
             what = entry.get("what", "kept") if entry["mask"] == "network" else entry["mask"]
             lines.append(f"{name}: {what}" + (f" ({took})" if took else "") + (f": {causes}" if causes else ""))
         return "\n".join(lines)
-
-    def _has_failed(self, name: str) -> bool:
-        report = self._reports[name]
-        return (
-            bool(report.causes) and not report.is_late and not (report.order.rung.is_ridge and report.order.number < 0)
-        )
 
     def _members(self, at_end: ExitStack) -> Iterator[tuple[str, Path]]:
         """Yield (name, mask file), as `pack_submission` asks for them."""

@@ -11,6 +11,7 @@ takes the next one while the rest of the one before is still under way.
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import traceback
@@ -339,20 +340,33 @@ def _work(connection: Connection, threads: int) -> None:
         with ExitStack() as undo:
             undo.callback(stages.close)
             reports.send("ready", stages.prepare())
-            while (message := _receive(connection)) is not None:
-                kind, task, order = message
-                if kind == "foresee":
-                    stages.foresee(task)
-                elif kind == "forget":
-                    stages.forget(task)
-                else:
-                    reports.send("free", task, stages.start(task, order))
+            orders: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
+            # What the next task will be is told while the one before is under way.
+            threading.Thread(target=_listen, args=(connection, stages, orders), daemon=True).start()
+            while (message := orders.get()) is not None:
+                task, order = message
+                reports.send("free", task, stages.start(task, order))
     except SpoiltProcessError as error:
         reports.send("spoilt", task, one_line(error))
     except (BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:
         reports.send_failure(task, error)
+
+
+def _listen(
+    connection: Connection, stages: Stages[Any, Any, Any], orders: "queue.SimpleQueue[tuple[Any, Any] | None]"
+) -> None:
+    """Take what the parent says: what is to be read ahead at once, what is to be started in its turn; None at the end."""
+    while (message := _receive(connection)) is not None:
+        kind, task, order = message
+        if kind == "foresee":
+            stages.foresee(task)
+        elif kind == "forget":
+            stages.forget(task)
+        else:
+            orders.put((task, order))
+    orders.put(None)
 
 
 def _receive(connection: Connection) -> Any:
