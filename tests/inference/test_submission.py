@@ -388,14 +388,14 @@ def test_a_network_that_answers_nan_is_shed_and_the_others_predict(images, tmp_p
 
 
 def test_one_volume_that_overflows_leaves_the_others(images, run, tmp_path, monkeypatch):
-    real = inference._predict_once
+    real = inference.predict_windows
 
     def fail_at_one(model, volume, *rest):
         if volume.shape == SHAPES["11"]:
             raise NotFiniteError("must return finite logits, got NaN")
         return real(model, volume, *rest)
 
-    monkeypatch.setattr(inference, "_predict_once", fail_at_one)
+    monkeypatch.setattr(inference, "predict_windows", fail_at_one)
     summary = write_submission(tmp_path / "s.zip", images, [run], PREDICT, POSTPROCESS)
     assert (sorted(summary.predicted), summary.simple, summary.failed) == (["402", "7"], ["11"], ["11"])
     monkeypatch.undo()

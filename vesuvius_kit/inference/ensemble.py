@@ -15,27 +15,22 @@ from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError, one_line
 from vesuvius_kit.config import PredictConfig
+from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.inference.averaging import ProbabilityMean
-from vesuvius_kit.inference.grid import window_starts
+from vesuvius_kit.inference.grid import count_windows
 from vesuvius_kit.inference.ladder import Rung
 from vesuvius_kit.inference.precision import Precision, choose_precision
 from vesuvius_kit.inference.predict import (
-    TTA_TRANSFORMS,
     NotFiniteError,
     OutOfTimeError,
     choose_device,
     predict_volume,
 )
 from vesuvius_kit.inference.stages import SpoiltProcessError
+from vesuvius_kit.inference.tta import count_views
 from vesuvius_kit.models import SegmentationModel
-from vesuvius_kit.models.checkpoint import (
-    CheckpointFile,
-    find_checkpoints,
-    have_same_weights,
-    inspect_checkpoint,
-    load_model,
-)
+from vesuvius_kit.models.weights import WeightsFile, are_the_same, find_weights, inspect_weights, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +43,7 @@ class MemberReport:
     """Of the network, from 0 in the order in which the checkpoints were given."""
     digest: str
     """Of its weights."""
-    tta: str
+    tta: TTA
     """Name of its test-time augmentation."""
     views: int
     """Of each window."""
@@ -81,10 +76,11 @@ class Ensemble:
     """
 
     def __init__(self, checkpoints: Iterable[Path | str], predict: PredictConfig) -> None:
-        files = [inspect_checkpoint(path) for path in find_checkpoints(checkpoints)]
+        files = [inspect_weights(path) for path in find_weights(checkpoints)]
         _refuse_duplicates(files)
         self.paths = [file.path for file in files]
         self.digests = [file.digest for file in files]
+        self._rules = [file.rules for file in files]
         self.predict_settings = predict
         choose_device(predict.device)
         self.windows: list[tuple[int, ...]] = [
@@ -134,14 +130,13 @@ class Ensemble:
 
     def count_windows(self, shape: Sequence[int], number: int, overlap: float) -> int:
         """Return the windows of a network in a volume."""
-        count = 1
-        for length, edge in zip(shape, self.windows[number]):
-            count *= len(window_starts(max(length, edge), edge, overlap))
-        return count
+        rules = self._rules[number]
+        turned = [shape[axis] for axis in rules.transpose]
+        return count_windows(turned, self.windows[number], overlap, rules.grid)
 
-    def count_views(self, number: int, tta: str) -> int:
+    def count_views(self, number: int, tta: TTA) -> int:
         """Return the views of each window of a network under a name of test-time augmentation."""
-        return len(TTA_TRANSFORMS[tta]) if tta in TTA_TRANSFORMS else len(TTA_TRANSFORMS["none"])
+        return count_views(tta, self._rules[number].mirror_axes)
 
     def predict(
         self, name: str, volume: NDArray[Any], deadline: float | None = None, progress: Progress = no_progress
@@ -240,7 +235,7 @@ class Ensemble:
         name: str,
         volume: NDArray[Any],
         number: int,
-        tta: str,
+        tta: TTA,
         overlap: float,
         deadline: float | None,
         progress: Progress,
@@ -270,7 +265,7 @@ class Ensemble:
         name: str,
         volume: NDArray[Any],
         number: int,
-        tta: str,
+        tta: TTA,
         overlap: float,
         deadline: float | None,
         progress: Progress,
@@ -279,7 +274,7 @@ class Ensemble:
         """The probability of one network, and what it took."""
         if number not in self._models:
             # The digest is that of the bytes that predict, in whichever process.
-            self._models[number] = load_model(self.paths[number], self.digests[number])
+            self._models[number] = load_weights(self.paths[number], self.digests[number])
         settings, device = self.predict_settings, choose_device(self.predict_settings.device)
         # A CPU sums in another order with another number of threads, so every process takes the caller's; and starting
         # numba's threads, as the repair of the volume before may have done, resets the number.
@@ -291,7 +286,7 @@ class Ensemble:
             window=self.windows[number],
             overlap=overlap,
             batch_size=settings.batch_size if batch_size is None else batch_size,
-            tta=tta,  # type: ignore[arg-type]  # checked there
+            tta=tta,
             device=device,
             dtype=choose_precision(settings.precision, device).dtype,
             deadline=deadline,
@@ -336,21 +331,20 @@ def _describe_error(error: BaseException) -> str:
     return text if isinstance(error, InputValueError) or text == name else f"{name}: {text}"
 
 
-def _trained_window(file: CheckpointFile) -> tuple[int, ...]:
+def _trained_window(file: WeightsFile) -> tuple[int, ...]:
     """The patch size a network was trained with, which is its window unless another is given."""
-    try:
-        return tuple(file.header.state["config"]["patches"]["size"])
-    except (KeyError, TypeError) as error:
+    if file.rules.window is None:
         raise InputValueError(
             f"predict.window must be given for weights that do not know their patch size, got {file.path} without one"
-        ) from error
+        )
+    return file.rules.window
 
 
-def _refuse_duplicates(files: Sequence[CheckpointFile]) -> None:
+def _refuse_duplicates(files: Sequence[WeightsFile]) -> None:
     """Averaging a network with itself takes twice the time and changes nothing: nobody means it."""
     for index, file in enumerate(files):
         for other in files[:index]:
-            if file.digest == other.digest or have_same_weights(file.path, other.path):
+            if are_the_same(file, other):
                 raise InputValueError(
                     f"checkpoints must hold different weights, got the same in {other.path} and {file.path}"
                 )

@@ -42,7 +42,7 @@ def predict_folder(
     images
         Folder of ``{id}.tif``.
     checkpoints
-        See `find_checkpoints`; several are averaged, the same weights twice are refused.
+        See `find_weights`; several are averaged, the same weights twice are refused.
     output
         Folder, made if missing. Files that are there already are kept when they were made under the same settings, and
         refused else.

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from vesuvius_kit.checks import InputValueError, check_choice, check_integer, check_real
+from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.config.yaml_file import load_yaml
 
-CountViews = Callable[[int, str], int]
+CountViews = Callable[[int, TTA], int]
 """``count_views(number, tta)``: the views of a network, by its number, under a name of test-time augmentation."""
 
 # Of test-time augmentation, from many views to one; a name is a step down where it has fewer views.
-_FEWER_VIEWS = ("mirror", "mirror4", "none")
+_FEWER_VIEWS: tuple[TTA, ...] = ("mirror", "mirror4", "none")
 # Shares of the overlap asked for.
 _LESS_OVERLAP = (0.75, 0.5, 0.25, 0.0)
 _RIDGE = "ridge"
@@ -26,7 +27,7 @@ _RIDGE = "ridge"
 class Rung:
     """One plan: how a volume is predicted."""
 
-    members: tuple[tuple[int, str], ...]
+    members: tuple[tuple[int, TTA], ...]
     """Of each network that predicts: its number, from 0 in the order in which the checkpoints were given, and its test-time
     augmentation. Empty: no network, the ridge filter `simple_mask`."""
     overlap: float = 0.0
@@ -60,7 +61,7 @@ RIDGE = Rung(())
 """The plan without a network."""
 
 
-def make_ladder(n_models: int, tta: str, overlap: float, count_views: CountViews) -> list[Rung]:
+def make_ladder(n_models: int, tta: TTA, overlap: float, count_views: CountViews) -> list[Rung]:
     """Return the plans in their order: all that was asked for, fewer views, fewer networks, less overlap, the ridge filter.
 
     Within a step the last network gives way first. A plan with the windows and views of the one before it is left out.
@@ -80,7 +81,7 @@ def make_ladder(n_models: int, tta: str, overlap: float, count_views: CountViews
     return [*rungs, RIDGE]
 
 
-def read_ladder(path: Path | str, n_models: int, tta: str, overlap: float, presets: Collection[str]) -> list[Rung]:
+def read_ladder(path: Path | str, n_models: int, tta: TTA, overlap: float, presets: Collection[str]) -> list[Rung]:
     """Read the plans from a YAML file, a list, largest first; the ridge filter is added at its end where it is missing.
 
     An entry is ``ridge``, or a mapping with ``models`` (how many, or a list of numbers counted from 1 in the order in which the
@@ -126,7 +127,7 @@ def check_ladder(rungs: Sequence[Rung], n_models: int, presets: Collection[str])
     return [*kept, RIDGE]
 
 
-def _read_rung(entry: Any, n_models: int, tta: str, overlap: float, presets: Collection[str]) -> Rung:
+def _read_rung(entry: Any, n_models: int, tta: TTA, overlap: float, presets: Collection[str]) -> Rung:
     if entry == _RIDGE:
         return RIDGE
     if not isinstance(entry, dict) or not entry.keys() <= {"models", "tta", "overlap"}:

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.inference.ladder import RIDGE, Rung
 from vesuvius_kit.inference.meter import Meter
 from vesuvius_kit.inference.stages import Stop
 
 CountWindows = Callable[[Sequence[int], int, float], int]
 """``count_windows(shape, number, overlap)``: the windows of a network, by its number, in a volume."""
-CountViews = Callable[[int, str], int]
+CountViews = Callable[[int, TTA], int]
 """``count_views(number, tta)``: the views of each of its windows."""
 
 # Kept back of a budget for what nobody foresaw: a hundredth, a minute at most.
@@ -281,7 +282,7 @@ class Schedule:
             + min(_MOST_ADDED, _DEVIATIONS * deviation)
         )
 
-    def _windows(self, name: str, number: int, tta: str, overlap: float) -> int:
+    def _windows(self, name: str, number: int, tta: TTA, overlap: float) -> int:
         """Windows of a network in a volume, each view counted."""
         key = (tuple(self._shapes[name]), number, overlap)
         if key not in self._counted:

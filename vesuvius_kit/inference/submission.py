@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from vesuvius_kit.checks import (
     one_line,
 )
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, config_to_dict
+from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.inference.archive import list_images, pack_submission, validate_submission
 from vesuvius_kit.inference.catalogue import Catalogue, list_masks
@@ -40,7 +41,6 @@ from vesuvius_kit.inference.jobs import (
 )
 from vesuvius_kit.inference.ladder import Rung, check_ladder, make_ladder, read_ladder
 from vesuvius_kit.inference.live_archive import LiveArchive
-from vesuvius_kit.inference.predict import TTA_TRANSFORMS
 from vesuvius_kit.inference.results import list_some, note_pipeline, open_results, read_precision
 from vesuvius_kit.inference.run_record import RunRecord
 from vesuvius_kit.inference.schedule import Schedule
@@ -118,7 +118,7 @@ def write_submission(
     images
         Folder of ``{id}.tif``. Beside a folder ``test_images``, the rows of ``test.csv`` count too.
     checkpoints
-        See `find_checkpoints`; several are averaged. Those that come first are kept longest when time is short.
+        See `find_weights`; several are averaged. Those that come first are kept longest when time is short.
     budget_seconds
         Wall time from this call to the finished archive.
     plan
@@ -381,8 +381,8 @@ def _ladder_of(plan: Path | str | Sequence[Rung] | None, ensemble: Ensemble) -> 
     if plan is None:
         return make_ladder(n_models, settings.tta, settings.overlap, ensemble.count_views)
     if isinstance(plan, (str, Path)):
-        return read_ladder(plan, n_models, settings.tta, settings.overlap, TTA_TRANSFORMS)
-    return check_ladder(plan, n_models, TTA_TRANSFORMS)
+        return read_ladder(plan, n_models, settings.tta, settings.overlap, get_args(TTA))
+    return check_ladder(plan, n_models, get_args(TTA))
 
 
 def _describe_run(ensemble: Ensemble, schedule: Schedule, n_processes: int) -> dict[str, Any]:
