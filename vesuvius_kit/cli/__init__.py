@@ -17,6 +17,7 @@ from vesuvius_kit.checks import InputError, InputValueError, RunFailedError, exp
 from vesuvius_kit.cli.audit import audit
 from vesuvius_kit.cli.bundle import bundle
 from vesuvius_kit.cli.command import Command, StoredSettings, run_command, summary_of
+from vesuvius_kit.cli.convert import convert
 from vesuvius_kit.cli.demo import demo
 from vesuvius_kit.cli.diagnose import diagnose
 from vesuvius_kit.cli.phantom import phantom
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "postprocess": postprocess,
     "score": score,
     "submit": submit,
+    "convert": convert,
     "diagnose": diagnose,
     "bundle": bundle,
     "push": push,

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,13 @@ def read_checkpoint(path: Path) -> list[Row]:
 
     It is unpickled with torch's own list of harmless types and NumPy's numbers; a file with anything else in it is refused.
     """
-    loaded = _load(path)
+    # torch takes seconds to import: only a checkpoint pays for it.
+    from vesuvius_kit.models.pickled import read_pickled
+
+    try:
+        loaded = read_pickled(path, is_lazy=True)
+    except InputValueError as error:
+        raise InputValueError(f"{error}; give its training_log_*.txt instead") from error
     logged = loaded.get("logging") if isinstance(loaded, dict) else None
     if not isinstance(logged, dict):
         raise InputValueError(f"checkpoint must hold nnU-Net's dictionary 'logging', got none in {path}")
@@ -78,38 +83,3 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _load(path: Path) -> object:
-    """A checkpoint, by `weights_only` with the names that NumPy's numbers have in its releases 1 and 2."""
-    import pickle
-    import zipfile
-
-    import numpy as np
-    import torch
-    from numpy._core.multiarray import scalar
-
-    types = [np.dtype(kind) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")]
-    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [np.dtype, *{type(kind) for kind in types}]
-    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        told = re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error))
-        what = f", which names {told[1] or told[2]}" if told else ""
-        raise InputValueError(
-            f"checkpoint must hold plain numbers and weights only, got {path}{what}; give its training_log_*.txt instead"
-        ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise InputValueError(f"checkpoint cannot be read: {path} ({' '.join(str(error).split())[:100]})") from error
