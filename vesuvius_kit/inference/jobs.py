@@ -275,6 +275,8 @@ def make_results(
 ) -> None:
     """Make the results of the volumes that are left, here or in processes, and take each as done in ``schedule``.
 
+    Where nothing but a network can make a result, the first volume without one ends the work.
+
     Parameters
     ----------
     workers
@@ -283,8 +285,6 @@ def make_results(
         ``on_result(id, report)`` is told what became of each volume that was begun.
     on_ready
         Called once, when a process is ready for its first volume and has said what it measured.
-
-    Where nothing but a network can make a result, the first volume without one ends the work.
 
     Raises
     ------
