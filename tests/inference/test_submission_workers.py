@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from helpers.competitions import make_pair, public_pipeline
 from helpers.prediction_jobs import Faulty, KilledInAVolume, KilledThrice, Spoilt, SpoiltForEver, Stuck
@@ -177,7 +178,9 @@ def test_an_unreadable_volume_is_named_and_the_archive_is_complete(work, tmp_pat
         (images / f"{name}.tif").write_bytes((work / "images" / f"{name}.tif").read_bytes())
     # Damaged pixels under a sound header, which only the process that decodes them can see.
     whole = (images / "402.tif").read_bytes()
-    (images / "402.tif").write_bytes(whole[:8] + b"\xff" * 600 + whole[608:])
+    with tifffile.TiffFile(images / "402.tif") as file:
+        at, size = file.pages[3].dataoffsets[0], file.pages[3].databytecounts[0]
+    (images / "402.tif").write_bytes(whole[:at] + b"\xff" * size + whole[at + size :])
     # And a file that says nothing at all.
     (images / "500.tif").write_bytes(whole[:50])
     summary = write_submission(tmp_path / "s.zip", images, [work / "run"], PREDICT, POSTPROCESS, workers=workers)
