@@ -58,7 +58,7 @@ def folder(seen, tmp_path, monkeypatch):
         create_model("unet3d", **OPTIONS),
         {"config": config_to_dict(config)},
     )
-    monkeypatch.setattr("vesuvius_kit.inference.ensemble.predict_ensemble", lambda *_, **__: probability.copy())
+    monkeypatch.setattr("vesuvius_kit.inference.ensemble.predict_volume", lambda *_, **__: probability.copy())
     monkeypatch.setattr("vesuvius_kit.training.epoch.predict_volume", lambda *_, **__: probability.copy())
     return tmp_path
 

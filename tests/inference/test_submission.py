@@ -84,18 +84,19 @@ def test_the_masks_are_those_of_predict_and_postprocess(images, run, tmp_path):
 def test_a_stopped_run_goes_on_with_what_is_missing(images, run, tmp_path, monkeypatch):
     path = tmp_path / "submission.zip"
     calls = []
-    predict = ensemble.predict_ensemble
+    predict = ensemble.predict_volume
 
-    def stop_at_second(models, volume, **settings):
+    def stop_at_second(model, volume, **settings):
         calls.append(volume.shape)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return predict(models, volume, **settings)
+        return predict(model, volume, **settings)
 
-    monkeypatch.setattr(ensemble, "predict_ensemble", stop_at_second)
+    monkeypatch.setattr(ensemble, "predict_volume", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         write_submission(path, images, [run], PREDICT, POSTPROCESS)
-    assert not path.exists()
+    # What is there already would be accepted.
+    assert validate_submission(path, images) == 3
     assert len(list((tmp_path / "submission_masks").glob("*.tif"))) == 1
     write_submission(path, images, [run], PREDICT, POSTPROCESS)
     assert len(calls) == 4  # one done, one stopped, then the second and third
@@ -165,24 +166,25 @@ def test_when_the_time_is_over_the_rest_gets_simple_masks_and_the_next_run_goes_
     images, run, tmp_path, monkeypatch, caplog
 ):
     path = tmp_path / "submission.zip"
-    predict = ensemble.predict_ensemble
+    predict = ensemble.predict_volume
     done = []
 
-    def out_of_time_after_one(models, volume, *, deadline, **settings):
+    def out_of_time_after_one(model, volume, *, deadline, name, **settings):
         assert deadline is not None
-        if done:
-            raise OutOfTimeError
-        done.append(volume.shape)
-        return predict(models, volume, deadline=None, **settings)
+        if "of noise" not in name:
+            if done:
+                raise OutOfTimeError
+            done.append(volume.shape)
+        return predict(model, volume, deadline=None, name=name, **settings)
 
-    monkeypatch.setattr(ensemble, "predict_ensemble", out_of_time_after_one)
+    monkeypatch.setattr(ensemble, "predict_volume", out_of_time_after_one)
     with caplog.at_level("WARNING"):
         summary = write_submission(path, images, [run], PREDICT, POSTPROCESS, budget_seconds=3600)
     assert len(summary.predicted) == 1
     assert len(summary.simple) == 2
     assert "2 of 3 volumes get a simple mask" in caplog.text
     assert validate_submission(path, images) == 3
-    monkeypatch.setattr(ensemble, "predict_ensemble", predict)
+    monkeypatch.setattr(ensemble, "predict_volume", predict)
     summary = write_submission(path, images, [run], PREDICT, POSTPROCESS)
     assert summary.simple == []
 
@@ -240,6 +242,13 @@ def test_bad_images_stop_before_anything_is_predicted(images, run, tmp_path):
     whole = (images / "402.tif").read_bytes()
     (images / "402.tif").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"402\.tif"):
+        list_images(images)
+    with pytest.raises(InputError, match=r"402\.tif"):
+        predict_folder(images, [run], tmp_path / "p", PREDICT)
+    assert not (tmp_path / "p").exists()
+    for file in images.iterdir():
+        file.write_bytes(whole[:50])
+    with pytest.raises(InputValueError, match=r"at least one volume that can be read, got .* and 2 more"):
         write_submission(path, images, [run], PREDICT, POSTPROCESS)
     assert not path.exists()
     assert not (tmp_path / "submission_masks").exists()
@@ -352,10 +361,10 @@ def test_a_network_that_answers_nan_is_named_and_leaves_no_result(images, tmp_pa
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_submission_is_complete_also_when_the_network_answers_nan(images, tmp_path, capsys, caplog, workers):
     """A8: no archive was left."""
-    good, spoilt = save_run(tmp_path / "good", seed=1), save_run(tmp_path / "spoilt", spoilt=True)
+    spoilt = save_run(tmp_path / "spoilt", spoilt=True)
     path = tmp_path / "s.zip"
-    command = ["submit", "--images", images, "--checkpoints", good, spoilt, "--output", path, "--workers", workers]
-    assert main([*map(str, command), "--predict.device", "cpu", "--predict.precision", "fp32"]) == 1
+    command = ["submit", "--images", images, "--checkpoints", spoilt, "--output", path, "--workers", workers]
+    assert main([*map(str, command), "--predict.device", "cpu", "--predict.precision", "fp32"]) == 0
     assert "0 predicted, 3 simple (3 of them because the network failed), valid" in capsys.readouterr().out
     assert "the network failed: 3 of 3 volumes get a simple mask" in caplog.text
     assert f"volume 402: the network of {spoilt / FILE_NAME}" in caplog.text
@@ -364,15 +373,29 @@ def test_a_submission_is_complete_also_when_the_network_answers_nan(images, tmp_
     assert list((tmp_path / "s_masks").glob("*.tif")) == []
 
 
+def test_a_network_that_answers_nan_is_shed_and_the_others_predict(images, tmp_path):
+    good, spoilt = save_run(tmp_path / "good", seed=1), save_run(tmp_path / "spoilt", spoilt=True)
+    write_submission(tmp_path / "good.zip", images, [good], TRAINED_WINDOW, POSTPROCESS)
+    summary = write_submission(tmp_path / "both.zip", images, [spoilt, good], TRAINED_WINDOW, POSTPROCESS)
+    assert (sorted(summary.predicted), summary.simple, sorted(summary.reduced)) == (sorted(SHAPES), [], sorted(SHAPES))
+    assert masks_in(tmp_path / "both.zip") == masks_in(tmp_path / "good.zip")
+    volumes = json.loads((tmp_path / "both_masks" / "run.json").read_text())["volumes"]
+    assert [len(volumes[name]["networks"]) for name in SHAPES] == [1, 1, 1]
+    assert "must return finite logits" in volumes["11"]["causes"][0]
+    # Asked at two volumes in vain, it is asked no more.
+    assert [len(volumes[name]["causes"]) for name in sorted(SHAPES)] == [1, 1, 0]
+    assert not volumes["7"]["is_whole"]
+
+
 def test_one_volume_that_overflows_leaves_the_others(images, run, tmp_path, monkeypatch):
-    real = inference._predict_once
+    real = inference.predict_windows
 
     def fail_at_one(model, volume, *rest):
         if volume.shape == SHAPES["11"]:
             raise NotFiniteError("must return finite logits, got NaN")
         return real(model, volume, *rest)
 
-    monkeypatch.setattr(inference, "_predict_once", fail_at_one)
+    monkeypatch.setattr(inference, "predict_windows", fail_at_one)
     summary = write_submission(tmp_path / "s.zip", images, [run], PREDICT, POSTPROCESS)
     assert (sorted(summary.predicted), summary.simple, summary.failed) == (["402", "7"], ["11"], ["11"])
     monkeypatch.undo()

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.worker_jobs import Square
+from helpers.worker_jobs import Square, StagedSquare
 
 from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.inference.stages import Stop, run_here
 from vesuvius_kit.inference.workers import WorkerError, run_in_processes
 
 TESTS = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def test_no_task_starts_no_process():
 
 
 def test_a_process_has_its_threads_and_hears_its_time():
-    ((_, (_, seconds, threads)),) = run_in_processes([Square()], [3], threads=3, seconds_for=lambda _: 5.0)
+    ((_, (_, seconds, threads)),) = run_in_processes([Square()], [3], threads=3, order_for=lambda task, process: 5.0)
     assert (seconds, threads) == (5.0, "3")
 
 
@@ -72,7 +73,8 @@ def test_a_job_that_cannot_be_sent_is_the_callers_fault():
 
 
 def test_no_task_is_begun_when_its_time_is_over():
-    assert results_of([Square()], [1, 2, 3], seconds_for=lambda task: None if task == 1 else 0) == {1: 1}
+    stop_at_two = lambda task, process: None if task == 1 else Stop.STOP  # noqa: E731
+    assert results_of([Square()], [1, 2, 3], order_for=stop_at_two) == {1: 1}
 
 
 def test_a_process_that_does_not_come_back_is_ended_with_the_time():
@@ -122,3 +124,48 @@ def test_leaving_the_loop_ends_the_processes():
 def test_bad_arguments(jobs, threads, message):
     with pytest.raises(InputValueError, match=message):
         list(run_in_processes(jobs, [1], threads=threads))
+
+
+def in_one_process(job, tasks, **settings):
+    return run_in_processes([job], tasks, **settings)
+
+
+@pytest.mark.parametrize("runner", [run_here, in_one_process])
+def test_a_staged_job_reads_ahead_and_finishes_behind(tmp_path, runner):
+    """Of each task in turn; each is read while the one before is worked on, and begun before that is finished."""
+    tasks, seen, news = [1, 2, 3, 4], [], []
+    done = runner(
+        StagedSquare(tmp_path),
+        tasks,
+        order_for=lambda task, process: f"order {task}",
+        on_ready=lambda process, content: seen.append(content),
+        on_news=lambda task, process, item: news.append((task, item)),
+    )
+    assert list(done) == [(task, (task * task, f"order {task}")) for task in tasks]
+    assert seen == ["prepared"]
+    assert news == [(task, f"worked on {task}") for task in tasks]
+    log = (tmp_path / "log").read_text().split()
+    for task in tasks[:-1]:
+        assert log.index(f"read-{task + 1}") < log.index(f"worked-{task}")
+        assert log.index(f"work-{task + 1}") < log.index(f"finished-{task}")
+
+
+def test_a_killed_process_gives_both_of_its_tasks_back(tmp_path):
+    """What it was to do next has been told to it already."""
+    done = dict(run_in_processes([StagedSquare(tmp_path)] * 2, ["kill once", 1, 2, 3, 4, 5]))
+    assert sorted(map(str, done)) == ["1", "2", "3", "4", "5", "kill once"]
+
+
+def test_a_spoilt_process_is_replaced_and_its_task_comes_last(tmp_path):
+    done = [task for task, _ in run_in_processes([StagedSquare(tmp_path)], ["spoil once", 1, 2])]
+    assert done == [1, 2, "spoil once"]
+
+
+def test_a_task_that_spoils_two_processes_is_given_up(tmp_path):
+    lost, gone = [], []
+    done = run_in_processes(
+        [StagedSquare(tmp_path)], ["spoil", 1, 2], on_lost=lambda *what: lost.append(what), on_gone=gone.append
+    )
+    assert sorted(task for task, _ in done) == [1, 2]
+    assert lost == [("spoil", "no GPU")]
+    assert gone == [0, 0]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vesuvius_kit.checks import InputValueError, check_duration
-from vesuvius_kit.cli.prediction import report_worker_error
 from vesuvius_kit.config import PostprocessConfig, PredictConfig
 from vesuvius_kit.console import show_progress
 
@@ -19,6 +18,8 @@ def submit(
     config: str | None = None,
     output: str = "submission.zip",
     budget: str | None = None,
+    plan: bool = False,
+    plan_file: str | None = None,
     workers: int | None = None,
     fresh: bool = False,
 ) -> int:
@@ -37,7 +38,11 @@ def submit(
     output
         the archive
     budget
-        wall time such as 8h30m; what is left gets a simple mask
+        wall time such as 8h30m; each volume gets the largest plan that fits, what cannot be reached a simple mask
+    plan
+        print the plans and what each would take, before the work, and what was done, after it
+    plan_file
+        YAML list of the plans, largest first, instead of the kit's own
     workers
         processes that share the volumes; by default one for each GPU
     fresh
@@ -47,22 +52,20 @@ def submit(
     if folder is None or None not in (data, images):
         raise InputValueError("submit must be given either --data or --images, got both or neither")
     from vesuvius_kit.inference.submission import write_submission
-    from vesuvius_kit.inference.workers import WorkerError
 
-    try:
-        summary = write_submission(
-            output,
-            folder,
-            checkpoints,
-            predict,
-            postprocess,
-            budget_seconds=None if budget is None else check_duration("--budget", budget),
-            workers=workers,
-            fresh=fresh,
-            progress=show_progress,
-        )
-    except WorkerError as error:
-        return report_worker_error(error, fresh)
+    summary = write_submission(
+        output,
+        folder,
+        checkpoints,
+        predict,
+        postprocess,
+        budget_seconds=None if budget is None else check_duration("--budget", budget),
+        plan=plan_file,
+        show_plan=print if plan else None,
+        workers=workers,
+        fresh=fresh,
+        progress=show_progress,
+    )
     failed = f" ({len(summary.failed)} of them because the network failed)" if summary.failed else ""
     print(f"{summary.zip_path}: {len(summary.predicted)} predicted, {len(summary.simple)} simple{failed}, valid")
-    return 1 if summary.failed else 0
+    return 0

@@ -18,6 +18,8 @@ from vesuvius_kit.constants import MAX_FACTOR
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Size = tuple[int, int, int]
 """Edges in voxels, (z, y, x). In a file or on the command line a single edge stands for three."""
+TTA = Literal["auto", "none", "mirror4", "mirror", "seven", "cubic"]
+"""Presets of test-time augmentation."""
 Schedule = Literal["constant", "cosine", "warm_restarts", "polynomial", "plateau"]
 Points = list[tuple[int, float]]
 """(epoch, weight) in rising order."""
@@ -376,8 +378,9 @@ class PredictConfig:
     """Smallest share of a window that the next one covers again, in [0, 1)."""
     batch_size: int = 1
     """Windows in one forward pass."""
-    tta: Literal["none", "mirror", "seven"] = "none"
-    """Test-time augmentation: ``none``, ``mirror`` (8 flips) or ``seven`` (3 flips, 3 quarter turns about z, identity)."""
+    tta: TTA = "auto"
+    """Test-time augmentation: ``none``, ``mirror4`` (flips of y and x), ``mirror`` (8 flips), ``seven`` (3 flips, 3 quarter
+    turns about z, none), ``cubic`` (48 symmetries), or ``auto``: what the model's rules say; none for the kit's own."""
     precision: Precision = "auto"
     """As in training."""
     device: str = "auto"
@@ -393,6 +396,8 @@ class PredictConfig:
             )
         check_real("predict.overlap", self.overlap, minimum=0, below=1)
         check_integer("predict.batch_size", self.batch_size, minimum=1)
+        if self.tta == "cubic" and len(set(self.window)) > 1:
+            raise InputValueError(f"predict.window must be a cube for predict.tta cubic, got {list(self.window)}")
         if self.tta == "seven" and self.window[1] != self.window[2]:
             raise InputValueError(
                 f"predict.window must be square in y and x for predict.tta seven, got {list(self.window)}"

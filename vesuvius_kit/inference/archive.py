@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vesuvius_kit.checks import InputValueError, check_file, make_scratch_folder, name_os_errors
+from vesuvius_kit.inference.catalogue import list_masks
 from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.io.listing import copy_member, list_members, list_volumes, open_archive
 from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype
@@ -62,19 +63,25 @@ def pack_submission(zip_path: Path | str, masks: Iterable[tuple[str, Path]]) -> 
     """
     with write_atomically(zip_path, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, path in masks:
-            entry = zipfile.ZipInfo(f"{name}.tif", _DATE)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
             with name_os_errors(f"read {path}"):
                 content = path.read_bytes()
-            archive.writestr(entry, content)
+            archive.writestr(make_entry(name), content)
+
+
+def make_entry(name: str, compression: int = zipfile.ZIP_DEFLATED) -> zipfile.ZipInfo:
+    """Return the entry of a mask, by its name without ``.tif``; ``compression`` is one of zipfile's."""
+    entry = zipfile.ZipInfo(f"{name}.tif", _DATE)
+    entry.compress_type = compression
+    entry.external_attr = 0o644 << 16
+    return entry
 
 
 def validate_submission(zip_path: Path | str, images_folder: Path | str) -> int:
     """Check that an archive is what the competition accepts and return the number of its masks.
 
     One ``{id}.tif`` for each test image and nothing else, uint8 with values 0 and 1 only, of exactly the image's shape. What
-    macOS adds to an archive (``__MACOSX``, hidden files) does not count.
+    macOS adds to an archive (``__MACOSX``, hidden files) does not count. An image that cannot be read, and a row of
+    ``test.csv`` beside a folder ``test_images``, need a mask too, of whatever shape.
 
     Raises
     ------
@@ -92,13 +99,13 @@ def validate_submission(zip_path: Path | str, images_folder: Path | str) -> int:
     1
     """
     zip_path = check_file("submission", zip_path)
-    expected = list_images(images_folder)
+    expected = list_masks(images_folder)
     problems: list[str] = []
     found: dict[str, zipfile.ZipInfo] = {}
     with open_archive("submission", zip_path) as archive:
         for id_, place, member in list_members(archive):
             name = f"{id_}.tif"
-            if id_ not in expected:
+            if id_ not in expected.shapes:
                 problems.append(f"{place} has no test image")
             elif str(place) != name:
                 problems.append(f"{place} must be called {name} and lie in no folder")
@@ -106,18 +113,19 @@ def validate_submission(zip_path: Path | str, images_folder: Path | str) -> int:
                 problems.append(f"{name} is there twice")
             else:
                 found[id_] = member
-        problems += [f"{id_}.tif is missing" for id_ in expected if id_ not in found]
+        problems += [f"{id_}.tif is missing" for id_ in expected.shapes if id_ not in found]
         for id_, member in sorted(found.items()):
-            problems += _check_mask(f"{id_}.tif", archive, member, expected[id_])
+            problems += _check_mask(f"{id_}.tif", archive, member, expected.shapes[id_], id_ in expected.paths)
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise InputValueError(f"submission {zip_path} must be valid, got: {shown}")
-    return len(expected)
+    return len(expected.shapes)
 
 
-def _check_mask(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, image_path: Path) -> list[str]:
-    """The problems of one mask in the archive, as a list of lines."""
-    shape, _ = volume_shape_and_dtype(image_path)
+def _check_mask(
+    name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, shape: tuple[int, ...], is_known: bool
+) -> list[str]:
+    """The problems of one mask in the archive, as a list of lines; its shape counts where the image's is known."""
     with make_scratch_folder() as scratch:
         path = scratch / "mask.tif"
         try:
@@ -130,7 +138,7 @@ def _check_mask(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, im
     problems = []
     if dtype != np.uint8:
         problems.append(f"{name} must be uint8, is {dtype}")
-    if found_shape != shape:
+    if found_shape != shape and is_known:
         problems.append(f"{name} must have the image's shape {shape}, has {found_shape}")
     elif mask is not None and not (mask.min() >= 0 and mask.max() <= 1):
         problems.append(f"{name} must hold 0 and 1 only, holds {mask.min()} to {mask.max()}")

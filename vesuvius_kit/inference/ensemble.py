@@ -1,9 +1,11 @@
 """The networks of some checkpoints as one: which files they are, how each wants its windows, the mean of their answers."""
 
 import copy
+import gc
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +13,74 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.checks import InputValueError, one_line
 from vesuvius_kit.config import PredictConfig
+from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.console import Progress, no_progress
+from vesuvius_kit.inference.averaging import ProbabilityMean
+from vesuvius_kit.inference.grid import count_windows
+from vesuvius_kit.inference.ladder import Rung
 from vesuvius_kit.inference.precision import Precision, choose_precision
-from vesuvius_kit.inference.predict import choose_device, predict_ensemble
-from vesuvius_kit.models import SegmentationModel
-from vesuvius_kit.models.checkpoint import (
-    CheckpointFile,
-    find_checkpoints,
-    have_same_weights,
-    inspect_checkpoint,
-    load_model,
+from vesuvius_kit.inference.predict import (
+    NotFiniteError,
+    OutOfTimeError,
+    choose_device,
+    predict_volume,
 )
+from vesuvius_kit.inference.stages import SpoiltProcessError
+from vesuvius_kit.inference.tta import count_views
+from vesuvius_kit.models import SegmentationModel
+from vesuvius_kit.models.weights import WeightsFile, are_the_same, find_weights, inspect_weights, load_weights
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class MemberReport:
+    """What one network did for one volume."""
+
+    number: int
+    """Of the network, from 0 in the order in which the checkpoints were given."""
+    digest: str
+    """Of its weights."""
+    tta: TTA
+    """Name of its test-time augmentation."""
+    views: int
+    """Of each window."""
+    window: tuple[int, ...]
+    """Edges in voxels."""
+    n_windows: int
+    """Of the volume."""
+    seconds: float
+    """Wall time."""
+
+
+@dataclass
+class Answer:
+    """What the networks of a plan said of one volume."""
+
+    probability: NDArray[np.float32] | None = None
+    """The mean of those that answered, (Z, Y, X) in [0, 1]; None: none did."""
+    members: list[MemberReport] = field(default_factory=list)
+    """Those that answered."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Why the others did not, by number."""
+    is_late: bool = False
+    """Whether the time was over before all had been asked."""
+
+
 class Ensemble:
-    """The networks of some checkpoints with the settings they predict under; loaded when first used."""
+    """The networks of some checkpoints with the settings they predict under; each is loaded when it is first used.
+
+    They are numbered from 0 in the order in which they were given; a plan that takes some takes the first.
+    """
 
     def __init__(self, checkpoints: Iterable[Path | str], predict: PredictConfig) -> None:
-        files = [inspect_checkpoint(path) for path in find_checkpoints(checkpoints)]
-        # In an order of their own, so that it does not matter in which they were given.
-        files.sort(key=lambda file: (file.digest, file.path))
+        files = [inspect_weights(path) for path in find_weights(checkpoints)]
         _refuse_duplicates(files)
         self.paths = [file.path for file in files]
         self.digests = [file.digest for file in files]
+        self._rules = [file.rules for file in files]
         self.predict_settings = predict
         choose_device(predict.device)
         self.windows: list[tuple[int, ...]] = [
@@ -48,19 +91,29 @@ class Ensemble:
         if len(self.paths) > 1:
             logger.info("the probabilities of these %d networks are averaged", len(self.paths))
         self._threads = torch.get_num_threads()
-        self._models: list[SegmentationModel] | None = None
+        self._models: dict[int, SegmentationModel] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is noted beside the results. Without device, precision and batch size: another machine may go on."""
-        windows = [list(window) for window in self.windows]
+        """What is noted beside the results. Without device, precision and batch size: another machine may go on.
+
+        In an order of its own, since it does not matter in which order the networks were given.
+        """
+        order = sorted(range(len(self.paths)), key=lambda number: (self.digests[number], self.paths[number]))
+        windows = [list(self.windows[number]) for number in order]
         is_one = len(set(self.windows)) == 1
         return {
-            "weights": self.digests,
+            "weights": [self.digests[number] for number in order],
             **({"window": windows[0]} if is_one else {"windows": windows}),
             "overlap": self.predict_settings.overlap,
             "tta": self.predict_settings.tta,
         }
+
+    @property
+    def whole(self) -> Rung:
+        """The plan that was asked for: every network, with all its views and the whole overlap."""
+        settings = self.predict_settings
+        return Rung(tuple((number, settings.tta) for number in range(len(self.paths))), settings.overlap)
 
     def at(self, precision: Precision) -> "Ensemble":
         """Return the same ensemble in a precision that has been chosen, for every process that shares the work."""
@@ -72,51 +125,226 @@ class Ensemble:
         """Return the same ensemble for another device, its networks not loaded."""
         other = copy.copy(self)
         other.predict_settings = replace(self.predict_settings, device=device)
-        other._models = None
+        other._models = {}
         return other
+
+    def count_windows(self, shape: Sequence[int], number: int, overlap: float) -> int:
+        """Return the windows of a network in a volume."""
+        rules = self._rules[number]
+        turned = [shape[axis] for axis in rules.transpose]
+        return count_windows(turned, self.windows[number], overlap, rules.grid)
+
+    def count_views(self, number: int, tta: TTA) -> int:
+        """Return the views of each window of a network under a name of test-time augmentation."""
+        return count_views(tta, self._rules[number].mirror_axes)
 
     def predict(
         self, name: str, volume: NDArray[Any], deadline: float | None = None, progress: Progress = no_progress
     ) -> NDArray[np.float32]:
-        """Return the mean probability of a volume, (Z, Y, X) in [0, 1]; ``name`` is its id in messages."""
-        settings = self.predict_settings
-        if self._models is None:
+        """Return the mean probability of a volume, (Z, Y, X) in [0, 1]; ``name`` is its id in messages.
+
+        Whatever keeps a network from its answer is raised.
+        """
+        mean = ProbabilityMean()
+        for number, tta in self.whole.members:
+            mean.add(self._ask(name, volume, number, tta, self.whole.overlap, deadline, progress)[0])
+        return mean.mean()
+
+    def answer(
+        self,
+        name: str,
+        volume: NDArray[Any],
+        rung: Rung,
+        *,
+        deadline: float | None = None,
+        make_room: Callable[[], None] | None = None,
+        progress: Progress = no_progress,
+    ) -> Answer:
+        """Return the mean of the networks of a plan that can be had: a network that fails is left out, with the reason.
+
+        Parameters
+        ----------
+        name
+            The volume's id in messages.
+        volume
+            (Z, Y, X).
+        rung
+            The plan, with at least one network.
+        deadline
+            A reading of `time.monotonic` after which no window is started: what was complete by then is the answer.
+        make_room
+            Called when the memory was too small, before the network is asked once more, with single windows.
+
+        Raises
+        ------
+        SpoiltProcessError
+            This process can do nothing more with its GPU, as after an illegal access.
+        """
+        answer, mean = Answer(), ProbabilityMean()
+        for number, tta in rung.members:
+            try:
+                probability, report = self._ask_twice(
+                    name, volume, number, tta, rung.overlap, deadline, progress, make_room
+                )
+            except OutOfTimeError:
+                answer.is_late = True
+                break
+            except NotFiniteError as error:
+                answer.faults[number] = one_line(error)
+                continue
+            except Exception as error:  # a network is anybody's code and may raise anything
+                if _is_poison(error):
+                    raise SpoiltProcessError(one_line(error)) from error
+                logger.debug("volume %s: the network of %s", name, self.paths[number], exc_info=True)
+                answer.faults[number] = (
+                    f"volume {name}: the network of {self.paths[number]} failed: {_describe_error(error)}"
+                )
+                continue
+            mean.add(probability)
+            answer.members.append(report)
+        answer.probability = mean.mean() if mean.count else None
+        return answer
+
+    def time_windows(self, deadline: float | None = None) -> dict[int, float]:
+        """Return the seconds a window of each network, by number, measured on noise after a first time that is not counted.
+
+        A network that fails, or that the deadline left no time for, is not in it.
+        """
+        batch = self.predict_settings.batch_size
+        seconds = {}
+        for number, window in enumerate(self.windows):
+            shape = (*window[:-1], batch * window[-1])
+            noise = np.random.default_rng(0).integers(1, 255, shape, np.uint8)
+            for _ in range(2):
+                try:
+                    _, report = self._ask("of noise", noise, number, "none", 0.0, deadline, no_progress)
+                except OutOfTimeError:
+                    break
+                except (
+                    Exception
+                ) as error:  # a network is anybody's code; what it does to a real volume is dealt with there
+                    if _is_poison(error):
+                        raise SpoiltProcessError(one_line(error)) from error
+                    logger.debug("trial of %s", self.paths[number], exc_info=True)
+                    break
+                seconds[number] = report.seconds / report.n_windows
+        return seconds
+
+    def _ask_twice(
+        self,
+        name: str,
+        volume: NDArray[Any],
+        number: int,
+        tta: TTA,
+        overlap: float,
+        deadline: float | None,
+        progress: Progress,
+        make_room: Callable[[], None] | None,
+    ) -> tuple[NDArray[np.float32], MemberReport]:
+        """As `_ask`; once more with single windows when the memory was too small for the first time."""
+        try:
+            return self._ask(name, volume, number, tta, overlap, deadline, progress)
+        except Exception as error:  # a network is anybody's code; all but one kind goes on to the caller
+            if _is_poison(error) or not is_out_of_memory(error):
+                raise
+            reason = _describe_error(error)
+        # Only here has the exception let go of what the network held.
+        logger.warning(
+            "volume %s: the memory was too small for the network of %s (%s): once more, with single windows",
+            name, self.paths[number], reason,
+        )  # fmt: skip
+        if make_room is not None:
+            make_room()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._ask(name, volume, number, tta, overlap, deadline, progress, batch_size=1)
+
+    def _ask(
+        self,
+        name: str,
+        volume: NDArray[Any],
+        number: int,
+        tta: TTA,
+        overlap: float,
+        deadline: float | None,
+        progress: Progress,
+        batch_size: int | None = None,
+    ) -> tuple[NDArray[np.float32], MemberReport]:
+        """The probability of one network, and what it took."""
+        if number not in self._models:
             # The digest is that of the bytes that predict, in whichever process.
-            self._models = [load_model(path, digest) for path, digest in zip(self.paths, self.digests)]
-        device = choose_device(settings.device)
+            self._models[number] = load_weights(self.paths[number], self.digests[number])
+        settings, device = self.predict_settings, choose_device(self.predict_settings.device)
         # A CPU sums in another order with another number of threads, so every process takes the caller's; and starting
         # numba's threads, as the repair of the volume before may have done, resets the number.
         torch.set_num_threads(self._threads)
-        return predict_ensemble(
-            self._models,
+        started = time.monotonic()
+        probability = predict_volume(
+            self._models[number],
             volume,
-            windows=self.windows,
-            names=[f"volume {name}: the network of {path}" for path in self.paths],
-            overlap=settings.overlap,
-            batch_size=settings.batch_size,
-            tta=settings.tta,
+            window=self.windows[number],
+            overlap=overlap,
+            batch_size=settings.batch_size if batch_size is None else batch_size,
+            tta=tta,
             device=device,
             dtype=choose_precision(settings.precision, device).dtype,
             deadline=deadline,
+            name=f"volume {name}: the network of {self.paths[number]}",
             progress=progress,
         )
+        report = MemberReport(
+            number,
+            self.digests[number],
+            tta,
+            self.count_views(number, tta),
+            self.windows[number],
+            self.count_windows(volume.shape, number, overlap),
+            time.monotonic() - started,
+        )
+        return probability, report
 
 
-def _trained_window(file: CheckpointFile) -> tuple[int, ...]:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or what it came from, says that the memory of the machine or of a GPU is too small."""
+    return any(
+        isinstance(cause, (MemoryError, torch.OutOfMemoryError))
+        # torch's allocator of the CPU has no class of its own.
+        or (isinstance(cause, RuntimeError) and "can't allocate memory" in str(cause))
+        for cause in _chain(error)
+    )
+
+
+def _is_poison(error: BaseException) -> bool:
+    """Whether a GPU has given up on this process: torch says so in words only. Out of memory is no such error."""
+    return any(isinstance(cause, RuntimeError) and "CUDA error" in str(cause) for cause in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _describe_error(error: BaseException) -> str:
+    name, text = type(error).__name__, one_line(error)
+    return text if isinstance(error, InputValueError) or text == name else f"{name}: {text}"
+
+
+def _trained_window(file: WeightsFile) -> tuple[int, ...]:
     """The patch size a network was trained with, which is its window unless another is given."""
-    try:
-        return tuple(file.header.state["config"]["patches"]["size"])
-    except (KeyError, TypeError) as error:
+    if file.rules.window is None:
         raise InputValueError(
             f"predict.window must be given for weights that do not know their patch size, got {file.path} without one"
-        ) from error
+        )
+    return file.rules.window
 
 
-def _refuse_duplicates(files: Sequence[CheckpointFile]) -> None:
+def _refuse_duplicates(files: Sequence[WeightsFile]) -> None:
     """Averaging a network with itself takes twice the time and changes nothing: nobody means it."""
     for index, file in enumerate(files):
         for other in files[:index]:
-            if file.digest == other.digest or have_same_weights(file.path, other.path):
+            if are_the_same(file, other):
                 raise InputValueError(
                     f"checkpoints must hold different weights, got the same in {other.path} and {file.path}"
                 )

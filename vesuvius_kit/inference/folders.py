@@ -11,13 +11,14 @@ from vesuvius_kit.checks import check_integer, check_output_file
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, config_to_dict
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.inference.archive import list_images
-from vesuvius_kit.inference.budget import TimeBudget
 from vesuvius_kit.inference.ensemble import Ensemble
-from vesuvius_kit.inference.jobs import VolumeJob, make_results
+from vesuvius_kit.inference.jobs import VolumeJob, VolumeReport, count_processes, make_results
 from vesuvius_kit.inference.predict import NotFiniteError
 from vesuvius_kit.inference.results import is_whole, note_pipeline, open_results
+from vesuvius_kit.inference.schedule import Schedule
 from vesuvius_kit.inference.workers import run_in_processes
 from vesuvius_kit.io.folder_lock import lock_folder
+from vesuvius_kit.io.volume import volume_shape_and_dtype
 from vesuvius_kit.postprocess.files import RepairJob, list_probabilities, note_changes
 from vesuvius_kit.postprocess.pipeline import choose_pipeline
 
@@ -41,7 +42,7 @@ def predict_folder(
     images
         Folder of ``{id}.tif``.
     checkpoints
-        See `find_checkpoints`; several are averaged, the same weights twice are refused.
+        See `find_weights`; several are averaged, the same weights twice are refused.
     output
         Folder, made if missing. Files that are there already are kept when they were made under the same settings, and
         refused else.
@@ -78,10 +79,20 @@ def predict_folder(
     with lock_folder(output):
         job = VolumeJob(paths, ensemble, open_results(output, {"predict": ensemble.settings}, fresh, ".npy", paths))
         waiting = [name for name in paths if not is_whole(job.result_path(name))]
-        failed = make_results(job, TimeBudget(waiting), workers, progress)
-        if failed:
-            name, reason = next(iter(failed.items()))
-            raise NotFiniteError(f"{paths[name]} has no result: {reason}")
+        schedule = Schedule(
+            [ensemble.whole],
+            {name: volume_shape_and_dtype(paths[name])[0] for name in waiting},
+            waiting,
+            ensemble.count_windows,
+            ensemble.count_views,
+            n_processes=count_processes(predict.device, workers, len(waiting)),
+        )
+
+        def refuse_nothing(name: str, report: VolumeReport) -> None:
+            if report.made == "nothing":
+                raise NotFiniteError(f"{paths[name]} has no result: {'; '.join(report.causes)}")
+
+        make_results(job, schedule, workers, progress, on_result=refuse_nothing)
         return [job.result_path(name) for name in paths]
 
 

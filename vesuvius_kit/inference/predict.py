@@ -1,78 +1,39 @@
 """From a volume to probabilities: Gaussian-weighted windows, test-time augmentation and ensembles, on a GPU or a CPU."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vesuvius_kit.checks import (
-    InputTypeError,
-    InputValueError,
-    check_array,
-    check_choice,
-    check_integer,
-    check_size,
-)
+from vesuvius_kit.checks import InputTypeError, InputValueError, check_array, check_integer, check_size
 from vesuvius_kit.config import PredictConfig
+from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.console import Progress, no_progress
-from vesuvius_kit.inference.grid import blend_profiles, window_starts
-from vesuvius_kit.inference.precision import autocast, choose_precision
+from vesuvius_kit.inference.grid import Grid
+from vesuvius_kit.inference.image import ShownImage
+from vesuvius_kit.inference.precision import choose_precision
+from vesuvius_kit.inference.scan import drop_empty
+from vesuvius_kit.inference.tta import check_views, choose_views
+from vesuvius_kit.inference.windows import (
+    Model,
+    NotFiniteError,
+    OutOfTimeError,
+    WindowJob,
+    evaluating,
+    predict_windows,
+)
 from vesuvius_kit.models import Normalisation
-from vesuvius_kit.models.normalisation import grey_statistics
+from vesuvius_kit.models.rules import KIT_RULES, PredictionRules
+
+__all__ = ["Model", "NotFiniteError", "OutOfTimeError", "choose_device", "predict_ensemble", "predict_volume"]
 
 logger = logging.getLogger(__name__)
 
-Z, Y, X = -3, -2, -1
-
 # Probabilities are averaged in units of this part.
 _FIXED_POINT = np.float64(2**40)
-
-
-class Model(Protocol):
-    """What predicts: any torch module, or another callable."""
-
-    def __call__(self, image: torch.Tensor, /) -> torch.Tensor:
-        """Return finite logits, of a floating type, of the shape of ``image``: float32 (B, 1, Z, Y, X)."""
-
-
-class Transform(NamedTuple):
-    """One transform of test-time augmentation."""
-
-    forward: Callable[[torch.Tensor], torch.Tensor]
-    """Turns the volume."""
-    back: Callable[[torch.Tensor], torch.Tensor]
-    """Turns the prediction back."""
-
-
-_IDENTITY = Transform(lambda x: x, lambda x: x)
-
-
-def _flip(*axes: int) -> Transform:
-    return Transform(lambda x: x.flip(axes), lambda x: x.flip(axes))
-
-
-def _quarter_turns(count: int) -> Transform:
-    return Transform(lambda x: torch.rot90(x, count, (Y, X)), lambda x: torch.rot90(x, -count, (Y, X)))
-
-
-TTA_TRANSFORMS = {
-    "none": [_IDENTITY],
-    "mirror": [_IDENTITY, *[_flip(*axes) for axes in ((Z,), (Y,), (X,), (Z, Y), (Z, X), (Y, X), (Z, Y, X))]],
-    "seven": [_IDENTITY, _flip(Z), _flip(Y), _flip(X), *[_quarter_turns(count) for count in (1, 2, 3)]],
-}
-
-
-class OutOfTimeError(Exception):
-    """The deadline passed before the volume was done; what had been predicted of it is dropped."""
-
-
-class NotFiniteError(InputValueError):
-    """A network answered with NaN or infinity: spoilt weights, or numbers too large for half precision."""
 
 
 def choose_device(device: str = PredictConfig.device) -> torch.device:
@@ -100,13 +61,16 @@ def predict_volume(
     model: Model,
     volume: NDArray[Any],
     *,
-    window: int | Sequence[int],
+    window: int | Sequence[int] | None = None,
     overlap: float = PredictConfig.overlap,
     batch_size: int = PredictConfig.batch_size,
-    tta: Literal["none", "mirror", "seven"] = PredictConfig.tta,
+    tta: TTA = PredictConfig.tta,
     device: torch.device | str = PredictConfig.device,
     dtype: torch.dtype | None = None,
     normalisation: Normalisation | str | dict[str, Any] | None = None,
+    rules: PredictionRules | None = None,
+    spacing: Sequence[float] | None = None,
+    skip_empty: bool = True,
     deadline: float | None = None,
     name: str = "model",
     progress: Progress = no_progress,
@@ -119,15 +83,18 @@ def predict_volume(
         A module is moved to ``device`` and is in evaluation mode during the call, as it was afterwards; another callable is
         called as it is.
     volume
-        (Z, Y, X), any numeric type, any size; smaller than the window is padded with grey 0.
+        (Z, Y, X), any numeric type, any size; smaller than the window is padded, with grey 0 unless the model's rules say
+        otherwise.
     window
-        Window edges in voxels, (z, y, x), multiples of ``model.size_divisor`` where the model has one.
+        Window edges in voxels, (z, y, x) of the network, multiples of ``model.size_divisor`` where the model has one; by
+        default what the model's rules say.
     overlap
         Smallest share of a window that the next one covers again, in [0, 1).
     batch_size
         Windows in one forward pass.
     tta
-        Test-time augmentation, one of ``TTA_TRANSFORMS``; the probabilities are averaged.
+        Test-time augmentation: ``none``, ``mirror4`` (flips of y and x), ``mirror`` (8 flips), ``seven`` (3 flips, 3 quarter
+        turns about z, none), ``cubic`` (48), or ``auto``, which is what the model's rules say.
     device
         ``auto`` is the first GPU, or the CPU.
     dtype
@@ -135,6 +102,14 @@ def predict_volume(
         not finite, the volume is predicted once more in float32, with a warning.
     normalisation
         How the model wants its grey values; by default as its ``record`` says, or, without a record, as they are.
+    rules
+        What the model's channels mean and how it wants to be shown a volume; by default as its ``record`` says, or, without
+        one, a single channel of logits, of the volume as it lies.
+    spacing
+        Voxel size of the volume, (z, y, x), for rules that resample; by default that of the training.
+    skip_empty
+        Where the volume holds no scan (see `find_no_scan`), the probability is 0, and windows without any scan are not
+        predicted.
     deadline
         A reading of `time.monotonic` after which no window is started.
     name
@@ -167,84 +142,44 @@ def predict_volume(
     check_array("volume", volume)
     if volume.size == 0:
         raise InputValueError(f"volume must not be empty, got shape {volume.shape}")
-    window = check_size("window", window)
+    rules = rules_of(model) if rules is None else rules
+    window = _check_window(model, rules.window if window is None else window, tta)
     check_integer("batch_size", batch_size, minimum=1)
-    check_choice("tta", tta, TTA_TRANSFORMS)
-    if tta == "seven" and window[1] != window[2]:
-        raise InputValueError(f"window must be square in y and x for tta 'seven', got {window}")
-    divisor = check_integer("size_divisor of the model", getattr(_unwrap(model), "size_divisor", 1), minimum=1)
-    for edge in window:
-        if edge % divisor:
-            raise InputValueError(f"window must be multiples of {divisor} for this model, got {window}")
     device = choose_device(device) if isinstance(device, str) else device
     dtype = choose_precision("auto", device).dtype if dtype is None else dtype
     normalisation = _normalisation_of(model) if normalisation is None else Normalisation.of(normalisation)
-    plan = _Plan(window, overlap, batch_size, TTA_TRANSFORMS[tta], device, normalisation, deadline, progress)
-    try:
-        return _predict_once(model, volume, dtype, plan)
-    except NotFiniteError as error:
-        if dtype != torch.float16:
-            raise NotFiniteError(f"{name} {error}") from error
-        logger.warning("%s %s: the volume is predicted once more, in float32", name, error)
-    try:
-        return _predict_once(model, volume, torch.float32, plan)
-    except NotFiniteError as error:
-        raise NotFiniteError(f"{name} {error} as well as in float16") from error
+    views = choose_views(tta, rules.mirror_axes)
+    shown = ShownImage(volume, rules, normalisation, spacing, window, skip_empty)
+    grid = Grid(shown.image.shape, window, overlap, rules.grid)
+    places = grid.places if shown.no_scan is None else drop_empty(grid.places, grid, shown.no_scan)
+    job = WindowJob(
+        model, shown.image, shown.greys, grid, places, views, rules, batch_size, device, dtype, deadline, progress
+    )
+    with evaluating(model, device):
+        try:
+            return shown.place(predict_windows(job))
+        except NotFiniteError as error:
+            if dtype != torch.float16:
+                raise NotFiniteError(f"{name} {error}") from error
+            logger.warning("%s %s: the volume is predicted once more, in float32", name, error)
+        try:
+            return shown.place(predict_windows(job._replace(dtype=torch.float32)))
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{name} {error} as well as in float16") from error
 
 
-class _Plan(NamedTuple):
-    """Checked arguments of `predict_volume`."""
-
-    window: tuple[int, int, int]
-    overlap: float
-    batch_size: int
-    transforms: Sequence[Transform]
-    device: torch.device
-    normalisation: Normalisation | None
-    deadline: float | None
-    progress: Progress
-
-
-def _predict_once(model: Model, volume: NDArray[Any], dtype: torch.dtype, plan: _Plan) -> NDArray[np.float32]:
-    """As `predict_volume`, in one type."""
-    window, device = plan.window, plan.device
-    statistics = grey_statistics(volume)
-    # Beyond the scan is black, as in training patches; the statistics are those of the volume alone.
-    missing = [(0, max(0, edge - length)) for edge, length in zip(window, volume.shape)]
-    padded = np.pad(volume, missing) if any(after for _, after in missing) else volume
-    normalised = padded if plan.normalisation is None else plan.normalisation.apply(padded, *statistics)
-    image = torch.from_numpy(np.ascontiguousarray(normalised, dtype=np.float32)).to(device)
-
-    probability = torch.zeros_like(image)
-    starts = [window_starts(length, edge, plan.overlap) for length, edge in zip(image.shape, window)]
-    profiles = [
-        torch.from_numpy(blend_profiles(length, edge, first)).to(device)
-        for length, edge, first in zip(image.shape, window, starts)
-    ]
-    places = [(k, j, i) for k in range(len(starts[0])) for j in range(len(starts[1])) for i in range(len(starts[2]))]
-    batches = [places[first : first + plan.batch_size] for first in range(0, len(places), plan.batch_size)]
-    forward = _Forward(model, plan.transforms, plan.batch_size)
-    # 0 until a logit is not finite. Read when the volume is done, so that a GPU need not be waited for window by window.
-    strange = torch.zeros((), device=device)
-    with _evaluating(model, device), torch.inference_mode(), autocast(device, dtype):
-        for number, batch in enumerate(plan.progress(batches, desc="windows", total=len(batches))):
-            if plan.deadline is not None and time.monotonic() > plan.deadline:
-                raise OutOfTimeError(f"the deadline passed inside a volume of shape {volume.shape}")
-            corners = [(starts[0][k], starts[1][j], starts[2][i]) for k, j, i in batch]
-            blocks = [tuple(slice(at, at + edge) for at, edge in zip(corner, window)) for corner in corners]
-            patches = torch.stack([image[block] for block in blocks])[:, None]
-            predicted, ends = forward(patches)
-            # 0 times a number is 0, and 0 times infinity is NaN.
-            strange += (ends * 0.0).sum()
-            if number == 0:
-                # Spoilt weights show in the first window.
-                _check_finite(strange, dtype)
-            for (k, j, i), block, patch in zip(batch, blocks, predicted[:, 0]):
-                weight = profiles[0][k][:, None, None] * profiles[1][j][:, None] * profiles[2][i]
-                probability[block] += patch * weight
-    _check_finite(strange, dtype)
-    depth, height, width = volume.shape
-    return probability[:depth, :height, :width].clamp_(0.0, 1.0).cpu().numpy()
+def _check_window(model: Model, window: int | Sequence[int] | None, tta: TTA) -> tuple[int, int, int]:
+    """The window, if the model and the views of test-time augmentation take it."""
+    if window is None:
+        raise InputValueError("window must be given for a model whose record does not say what it was trained with")
+    window = check_size("window", window)
+    check_views(tta, window)
+    divisor = check_integer("size_divisor of the model", getattr(_unwrap(model), "size_divisor", 1), minimum=1)
+    divisors = getattr(_unwrap(model), "size_divisors", (divisor,) * 3)
+    if any(edge % each for edge, each in zip(window, divisors)):
+        wanted = divisor if len(set(divisors)) == 1 else divisors
+        raise InputValueError(f"window must be multiples of {wanted} for this model, got {window}")
+    return window
 
 
 def _unwrap(model: Model) -> Model:
@@ -254,94 +189,16 @@ def _unwrap(model: Model) -> Model:
     return model
 
 
+def rules_of(model: Model) -> PredictionRules:
+    """Return what a model's record says of how it wants to be shown a volume; the kit's own rules where it says nothing."""
+    rules = getattr(getattr(_unwrap(model), "record", None), "rules", None)
+    return rules if isinstance(rules, PredictionRules) else KIT_RULES
+
+
 def _normalisation_of(model: Model) -> Normalisation | None:
     """How a model wants its grey values, as far as it says so."""
     normalisation = getattr(getattr(_unwrap(model), "record", None), "normalisation", None)
     return normalisation if isinstance(normalisation, Normalisation) else None
-
-
-@contextmanager
-def _evaluating(model: Model, device: torch.device) -> Iterator[None]:
-    """A module on the device and in evaluation mode, part by part as it was afterwards; another callable as it is."""
-    if not isinstance(model, torch.nn.Module):
-        yield
-        return
-    model.to(device)
-    training = [part for part in model.modules() if part.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-class _Forward:
-    """A model's forward pass, over every transform and in as many parts as the memory of a GPU asks for."""
-
-    def __init__(self, model: Model, transforms: Sequence[Transform], batch_size: int) -> None:
-        self._model, self._transforms = model, transforms
-        # Windows; fewer once so many did not fit.
-        self._at_once = batch_size
-
-    def __call__(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean probability, float32, of a batch (B, 1, Z, Y, X), and the least and greatest logits met."""
-        parts = []
-        while len(patches):
-            try:
-                parts.append(self._predict(patches[: self._at_once]))
-                patches = patches[self._at_once :]
-                continue
-            except torch.cuda.OutOfMemoryError as error:
-                if self._at_once == 1:
-                    edges = "x".join(map(str, patches.shape[2:]))
-                    raise InputValueError(f"window must fit the memory of {patches.device}, got {edges}") from error
-            # Only here has the exception let go of what the forward pass held.
-            self._at_once = (min(self._at_once, len(patches)) + 1) // 2
-            torch.cuda.empty_cache()
-            logger.warning(
-                "the memory of %s is too small for so many windows: %d at once from here on",
-                patches.device,
-                self._at_once,
-            )
-        predicted, ends = zip(*parts)
-        return torch.cat(predicted), torch.cat(ends)
-
-    def _predict(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        total, ends = torch.zeros((), device=patches.device), list[torch.Tensor]()
-        for transform in self._transforms:
-            turned = transform.forward(patches)
-            logits = _check_logits(self._model(turned), turned).to(patches.device, torch.float32)
-            ends += torch.aminmax(logits)
-            total = total + transform.back(logits.sigmoid())
-        return total / len(self._transforms), torch.stack(ends)
-
-
-def _check_logits(output: object, patches: torch.Tensor) -> torch.Tensor:
-    """What a model returned, if it is logits for every voxel."""
-    if isinstance(output, torch.Tensor) and output.shape == patches.shape and output.is_floating_point():
-        return output
-    wanted = f"one tensor of logits of the input's shape (B, 1, Z, Y, X) = {tuple(patches.shape)}, of a floating type"
-    raise InputValueError(f"model must return {wanted}, got {_describe(output)}")
-
-
-def _describe(output: object) -> str:
-    if isinstance(output, torch.Tensor):
-        return f"a tensor of shape {tuple(output.shape)} and type {str(output.dtype).removeprefix('torch.')}"
-    if isinstance(output, np.ndarray):
-        return f"a NumPy array of shape {output.shape} and type {output.dtype}"
-    if isinstance(output, dict):
-        return f"a dict with the keys {', '.join(map(str, output)) or 'none'}"
-    if isinstance(output, (list, tuple)):
-        first = f", the first of them {_describe(output[0])}" if output else ""
-        return f"a {type(output).__name__} of {len(output)}{first}"
-    return f"an object of type {type(output).__name__}"
-
-
-def _check_finite(strange: torch.Tensor, dtype: torch.dtype) -> None:
-    if torch.isfinite(strange):
-        return
-    raise NotFiniteError(f"must return finite logits, got NaN or infinity in {str(dtype).removeprefix('torch.')}")
 
 
 def predict_ensemble(

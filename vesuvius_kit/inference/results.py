@@ -96,6 +96,12 @@ def settle_precision(folder: Path, predict: PredictConfig) -> Precision:
     return choice
 
 
+def read_precision(folder: Path) -> str | None:
+    """Return the name of the precision that the results in a folder are computed in, None before it was settled."""
+    noted = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")).get("precision", [])
+    return noted[-1]["name"] if noted else None
+
+
 def is_whole(path: Path) -> bool:
     """Return whether a file of probabilities is there and can be used; one with NaN, or one that is damaged, cannot."""
     try:

@@ -32,7 +32,7 @@ from vesuvius_kit.models.nnunet_plans import (
 )
 from vesuvius_kit.models.pickled import read_pickled
 from vesuvius_kit.models.registry import SegmentationModel, create_model
-from vesuvius_kit.models.rules import PredictionRules
+from vesuvius_kit.models.rules import OutputRule, PredictionRules
 
 logger = logging.getLogger(__name__)
 
@@ -194,21 +194,10 @@ def load_nnunet(
         )
     if parsed is None:
         raise InputNotFoundError(f"nnU-Net's results folder must hold a checkpoint, got none in {files.folder}")
-    rules = PredictionRules(
-        output=output,
-        average="logits",
-        window=parsed.patch_size,
-        grid="nnunet",
-        mirror_axes=axes,
-        transpose=parsed.transpose,
-        crop=True,
-        spacing=parsed.spacing,
-        resampling=parsed.resampling,
-    )
     model = create_model(
         "nnunet",
         normalisation=parsed.normalisation,
-        rules=rules,
+        rules=_rules_of(parsed, output, axes),
         n_classes=output.n_channels,
         n_members=len(members),
         **parsed.network,
@@ -233,11 +222,31 @@ def digest_nnunet(files: NnUNetFolder) -> str:
     return hasher.hexdigest()[:DIGEST_LENGTH]
 
 
-def read_patch_size(files: NnUNetFolder) -> tuple[int, int, int]:
-    """Return the patch size of a folder's training in voxels; its configuration stands in the first checkpoint."""
-    plans = parse_json(_read_bytes(files.folder / PLANS_NAME), files.folder / PLANS_NAME)
+def read_rules(files: NnUNetFolder) -> PredictionRules:
+    """Return how a folder's model is shown a volume, without its weights; the first checkpoint names the configuration."""
+    plans, dataset = (
+        parse_json(_read_bytes(files.folder / name), files.folder / name) for name in (PLANS_NAME, DATASET_NAME)
+    )
     path = files.checkpoints[0]
-    return parse_plans(plans, _configuration_of(read_pickled(path, is_lazy=True), path)).patch_size
+    content = read_pickled(path, is_lazy=True)
+    parsed = parse_plans(plans, _configuration_of(content, path), str(content.get("trainer_name", "nnUNetTrainer")))
+    labels = parse_labels(dataset, str(plans.get("label_manager", "LabelManager")))
+    return _rules_of(parsed, labels.output_rule(None), _mirror_axes(content, path))
+
+
+def _rules_of(plans: NnUNetPlans, output: OutputRule, mirror_axes: tuple[int, ...] | None) -> PredictionRules:
+    """As nnU-Net's own predictor."""
+    return PredictionRules(
+        output=output,
+        average="logits",
+        window=plans.patch_size,
+        grid="nnunet",
+        mirror_axes=mirror_axes,
+        transpose=plans.transpose,
+        crop=True,
+        spacing=plans.spacing,
+        resampling=plans.resampling,
+    )
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputTypeError, InputValueError, check_array, check_choice, check_real
 from vesuvius_kit.io.volume import check_grey_values
-from vesuvius_kit.voxel.histogram import count_values
 from vesuvius_kit.voxel.slabs import for_slabs
+from vesuvius_kit.voxel.sums import mean_and_deviation
 
 Scheme = Literal["volume", "fixed", "zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none"]
 
@@ -65,48 +65,10 @@ def measure_grey_values(volume: NDArray[Any], mask: NDArray[np.bool_] | None = N
     They do not depend on the number of threads. NaN, infinity and marks for "no data" are refused.
     """
     check_grey_values("volume", volume)
-    if mask is None and volume.dtype in (np.uint8, np.uint16) and volume.ndim == 3:
-        return _describe_counts(count_values(volume))
-    planes: list[tuple[int, float, float, float, float]] = []
-
-    def measure(start: int, stop: int) -> list[tuple[int, float, float, float, float]]:
-        return [_measure_plane(volume[z] if mask is None else volume[z][mask[z]]) for z in range(start, stop)]
-
-    for part in for_slabs(measure, len(volume)):
-        planes += part
-    planes = [plane for plane in planes if plane[0]]
-    if not planes:
+    values = volume if mask is None else volume[mask].reshape(1, 1, -1)
+    if values.size == 0:
         return GreyStatistics(0.0, 0.0, 0.0, 0.0)
-    counts, means, squares, least, greatest = zip(*planes)
-    total = sum(counts)
-    mean = math.fsum(n * m for n, m in zip(counts, means)) / total
-    # Of each plane around its own mean: nothing is lost to a large mean (Chan et al., 1979).
-    variance = math.fsum(s + n * (m - mean) ** 2 for n, m, s in zip(counts, means, squares)) / total
-    return GreyStatistics(mean, math.sqrt(variance), min(least), max(greatest))
-
-
-def _describe_counts(counts: NDArray[np.int64]) -> GreyStatistics:
-    """The statistics of values that occur so often."""
-    values = np.flatnonzero(counts)
-    if not len(values):
-        return GreyStatistics(0.0, 0.0, 0.0, 0.0)
-    counts = counts[values]
-    total = int(counts.sum())
-    mean = int((values * counts).sum()) / total
-    variance = math.fsum((counts * (values - mean) ** 2).tolist()) / total
-    return GreyStatistics(mean, math.sqrt(variance), float(values[0]), float(values[-1]))
-
-
-def _measure_plane(plane: NDArray[Any]) -> tuple[int, float, float, float, float]:
-    """Count, mean, sum of squares around it, minimum and maximum."""
-    if plane.size == 0:
-        return 0, 0.0, 0.0, 0.0, 0.0
-    values = plane.astype(np.float64)
-    mean = float(values.mean())
-    least, greatest = float(plane.min()), float(plane.max())
-    values -= mean
-    np.square(values, out=values)
-    return plane.size, mean, float(values.sum()), least, greatest
+    return GreyStatistics(*mean_and_deviation(values), float(values.min()), float(values.max()))
 
 
 def grey_statistics(volume: NDArray[Any]) -> tuple[float, float]:

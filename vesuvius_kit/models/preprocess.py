@@ -4,7 +4,7 @@ For the kit's own networks that is the normalisation and nothing else.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,8 +14,8 @@ from vesuvius_kit.checks import InputValueError, check_array, check_spacing
 from vesuvius_kit.models.normalisation import Affine, Normalisation
 from vesuvius_kit.models.resampling import resample_channels, resampled_shape
 from vesuvius_kit.models.rules import PredictionRules
-from vesuvius_kit.voxel.histogram import copy_contiguous
 from vesuvius_kit.voxel.holes import fill_cavities
+from vesuvius_kit.voxel.layout import copy_contiguous
 from vesuvius_kit.voxel.slabs import for_slabs
 
 Box = tuple[slice, slice, slice]
@@ -81,11 +81,11 @@ class Restore:
             )
         if self.box_shape == self.shape and self.rules.transpose == (0, 1, 2):
             return probability
-        if self.box_shape == tuple(self.shape[axis] for axis in self.rules.transpose):
-            return copy_contiguous(probability.transpose(self.rules.backward))
+        turned = copy_contiguous(probability.transpose(self.rules.backward))
+        if turned.shape == self.shape:
+            return turned
         volume = np.zeros(self.shape, probability.dtype)
-        box = tuple(self.box[axis] for axis in self.rules.backward)
-        volume[box] = copy_contiguous(probability.transpose(self.rules.backward))
+        volume[tuple(self.box[axis] for axis in self.rules.backward)] = turned
         return volume
 
 
@@ -113,25 +113,28 @@ def prepare(
     check_array("volume", volume)
     if volume.size == 0:
         raise InputValueError(f"volume must not be empty, got shape {volume.shape}")
-    turned = volume.transpose(rules.transpose)
-    # In the volume's own axes: planes lie together there.
-    own_box = find_box(volume) if rules.crop else _whole(volume.shape)
-    z, y, x = (own_box[axis] for axis in rules.transpose)
-    box = (z, y, x)
+    frame = find_frame(volume, rules)
     # Turned before it is converted: bytes instead of floats.
-    cropped = turned[box] if rules.transpose == (0, 1, 2) else copy_contiguous(turned[box])
+    cropped = frame.cut(volume) if rules.transpose == (0, 1, 2) else copy_contiguous(frame.cut(volume))
     mask = None
     if normalisation is not None and normalisation.masked:
         mask = fill_cavities(cropped != 0, 6)
     image = Affine().apply(cropped) if normalisation is None else normalisation.apply_to_volume(cropped, mask)
-    own_spacing, shape = None, image.shape
-    if spacing is not None and rules.spacing is not None and rules.resampling is not None:
-        steps = check_spacing("spacing", spacing)
-        own_spacing = (steps[rules.transpose[0]], steps[rules.transpose[1]], steps[rules.transpose[2]])
-        shape = resampled_shape(image.shape, own_spacing, rules.spacing)
-        image = resample_channels(image[None], shape, own_spacing, rules.spacing, rules.resampling.data)[0]
-    original, prepared = (tuple(map(int, edges)) for edges in (volume.shape, shape))
-    return image, Restore(_three(original), box, _three(prepared), own_spacing, rules)
+    if spacing is None or rules.spacing is None or rules.resampling is None:
+        return image, frame
+    z, y, x = (check_spacing("spacing", spacing)[axis] for axis in rules.transpose)
+    shape = resampled_shape(image.shape, (z, y, x), rules.spacing)
+    image = resample_channels(image[None], shape, (z, y, x), rules.spacing, rules.resampling.data)[0]
+    return image, replace(frame, network_shape=_three(shape), spacing=(z, y, x))
+
+
+def find_frame(volume: NDArray[Any], rules: PredictionRules) -> Restore:
+    """Return which part of a volume its network is shown and in which axes, its voxels being as large as in training."""
+    # In the volume's own axes: planes lie together there.
+    own_box = find_box(volume) if rules.crop else _whole(volume.shape)
+    box = (own_box[rules.transpose[0]], own_box[rules.transpose[1]], own_box[rules.transpose[2]])
+    z, y, x = (part.stop - part.start for part in box)
+    return Restore(_three(volume.shape), box, (z, y, x), None, rules)
 
 
 def find_box(volume: NDArray[Any]) -> Box:
@@ -162,5 +165,5 @@ def _whole(shape: Sequence[int]) -> Box:
 
 
 def _three(edges: Sequence[int]) -> Axes3:
-    z, y, x = edges
+    z, y, x = map(int, edges)
     return z, y, x

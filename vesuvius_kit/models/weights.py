@@ -1,6 +1,7 @@
 """Weights of any origin: the kit's checkpoints and nnU-Net's results folders, found, told apart and loaded alike."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +14,9 @@ from vesuvius_kit.models.checkpoint import (
     read_checkpoint_header,
     save_checkpoint,
 )
-from vesuvius_kit.models.nnunet import Fold, digest_nnunet, find_nnunet, is_nnunet, load_nnunet, read_patch_size
+from vesuvius_kit.models.nnunet import Fold, digest_nnunet, find_nnunet, is_nnunet, load_nnunet, read_rules
 from vesuvius_kit.models.registry import SegmentationModel
+from vesuvius_kit.models.rules import PredictionRules
 
 
 class WeightsFile(NamedTuple):
@@ -26,8 +28,8 @@ class WeightsFile(NamedTuple):
     """16 digits of a SHA-256: what tells the bytes from all others."""
     kind: Literal["kit", "nnunet"]
     """Who wrote them."""
-    window: tuple[int, int, int] | None
-    """Patch size of the training in voxels, in the network's axes; None where it is not known."""
+    rules: PredictionRules
+    """How the network is shown a volume; its window is None where the patch size of the training is not known."""
     settings: Mapping[str, Any]
     """The settings of the training by section, as a kit checkpoint holds them; empty for others."""
     source: str | None = None
@@ -51,15 +53,15 @@ def inspect_weights(path: Path | str) -> WeightsFile:
     path = Path(path)
     if is_nnunet(path):
         files = find_nnunet(path)
-        return WeightsFile(path, digest_nnunet(files), "nnunet", read_patch_size(files), {})
+        return WeightsFile(path, digest_nnunet(files), "nnunet", read_rules(files), {})
     file = inspect_checkpoint(path)
     settings, source = _settings_of(file.header.state), file.header.state.get("source")
-    window = file.header.record.rules.window
-    if window is None:
+    rules = file.header.record.rules
+    if rules.window is None:
         size = settings.get("patches", {}).get("size")
         if isinstance(size, (list, tuple)) and len(size) == 3:
-            window = (int(size[0]), int(size[1]), int(size[2]))
-    return WeightsFile(file.path, file.digest, "kit", window, settings, source if isinstance(source, str) else None)
+            rules = replace(rules, window=(int(size[0]), int(size[1]), int(size[2])))
+    return WeightsFile(file.path, file.digest, "kit", rules, settings, source if isinstance(source, str) else None)
 
 
 def read_settings(path: Path | str) -> Mapping[str, Any] | None:

@@ -1,0 +1,158 @@
+"""The two ends of a forward pass on the CPU, each one sweep over a window: what goes in is cut, what comes out is blended in.
+
+A window is read from the volume as it is stored and normalised on the way; a network's answer becomes a probability, is
+weighted and added on the way. Nothing else of a window's size is written. Both release the interpreter's lock, so that each
+thread may take a part of a window.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesuvius_kit.models.normalisation import Affine
+from vesuvius_kit.voxel.compilation import compiled
+
+# 2**x for |x| <= 1/2 as a polynomial through Chebyshev's nodes, lowest power first; its error is below that of float32.
+_EXP2 = np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 6, [-0.5, 0.5]).convert(kind=np.polynomial.Polynomial)
+_C0, _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(value) for value in _EXP2.coef)
+_LOG2E = np.float32(1 / np.log(2))
+# Below 2**-126 a float32 loses digits; a probability so far from .5 has none to lose.
+_SMALLEST = np.float32(-126)
+# Added to a small number it leaves a whole one, in the last bits.
+_ROUNDING = np.float32(1.5 * 2**23)
+_ONE, _ZERO = np.float32(1), np.float32(0)
+
+
+class Greys(NamedTuple):
+    """How grey values are turned on the way: ``(min(max(value, low), high) - shift) / scale``, in float32."""
+
+    low: float = -np.inf
+    high: float = np.inf
+    shift: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, affine: Affine) -> "Greys":
+        """Return what an `Affine` says, an end that is open as infinity."""
+        low = -np.inf if affine.low is None else affine.low
+        high = np.inf if affine.high is None else affine.high
+        return cls(low, high, affine.shift, affine.scale)
+
+
+def cut_window(volume: NDArray[Any], corner: tuple[int, int, int], greys: Greys, out: NDArray[np.float32]) -> None:
+    """Write a part of a volume (Z, Y, X), contiguous, into ``out`` (z, y, x), contiguous, from the voxel ``corner`` on."""
+    low, high, shift, scale = (np.float32(value) for value in greys)
+    _cut(volume, *corner, low, high, shift, scale, out)
+
+
+def add_window(
+    total: NDArray[np.float32],
+    corner: tuple[int, int, int],
+    answer: NDArray[np.float32],
+    profiles: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+    is_logits: bool,
+) -> bool:
+    """Add an answer (z, y, x), times the product of a profile an axis, to a volume (Z, Y, X) from ``corner`` on.
+
+    ``is_logits`` says that it is to become a probability by the logistic function first, to 2e-7. Returns whether every value
+    was finite.
+    """
+    return bool(_add_product(total, *corner, answer, *profiles, is_logits))
+
+
+def add_weighted_window(
+    total: NDArray[np.float32],
+    corner: tuple[int, int, int],
+    answer: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    is_logits: bool,
+) -> bool:
+    """As `add_window`, with a weight for every voxel of the window, (z, y, x)."""
+    return bool(_add_map(total, *corner, answer, weights, is_logits))
+
+
+@compiled(nogil=True, error_model="numpy")
+def _cut(
+    volume: NDArray[Any], z: int, y: int, x: int, low: Any, high: Any, shift: Any, scale: Any, out: NDArray[np.float32]
+) -> None:
+    depth, height, width = out.shape
+    for k in range(depth):
+        for j in range(height):
+            source = volume[z + k, y + j, x : x + width]
+            row = out[k, j]
+            for i in range(width):
+                row[i] = (min(max(np.float32(source[i]), low), high) - shift) / scale
+
+
+# Sums must stay in their order here: adding a large number is what rounds.
+@compiled(nogil=True, error_model="numpy", fastmath={"contract", "nnan", "ninf", "nsz"})
+def _logistic(value: Any) -> Any:
+    """1 / (1 + exp(-value)), without a branch or a call, so that it is done for many values at once."""
+    power = max(-abs(value) * _LOG2E, _SMALLEST)
+    shifted = np.float32(power + _ROUNDING)
+    rest = power - (shifted - _ROUNDING)
+    high = _C4 + rest * (_C5 + rest * _C6)
+    part = _C0 + rest * (_C1 + rest * (_C2 + rest * (_C3 + rest * high)))
+    # The bits of a power of two are its exponent, and the last bits of a number that was rounded are the whole number.
+    small = part * np.int32((np.float32(shifted).view(np.int32) + 127) << 23).view(np.float32)
+    less = small / (_ONE + small)
+    return less if value < _ZERO else _ONE - less
+
+
+@compiled(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def _add_product(
+    total: NDArray[np.float32],
+    z: int,
+    y: int,
+    x: int,
+    answer: NDArray[np.float32],
+    along_z: NDArray[np.float32],
+    along_y: NDArray[np.float32],
+    along_x: NDArray[np.float32],
+    is_logits: bool,
+) -> bool:
+    depth, height, width = answer.shape
+    # 0 times a number is 0, and 0 times infinity is NaN.
+    strange = _ZERO
+    for k in range(depth):
+        for j in range(height):
+            weight = along_z[k] * along_y[j]
+            row = total[z + k, y + j, x : x + width]
+            values = answer[k, j]
+            if is_logits:
+                for i in range(width):
+                    strange += values[i] * _ZERO
+                    row[i] += weight * along_x[i] * _logistic(values[i])
+            else:
+                for i in range(width):
+                    strange += values[i] * _ZERO
+                    row[i] += weight * along_x[i] * values[i]
+    return strange == _ZERO
+
+
+@compiled(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def _add_map(
+    total: NDArray[np.float32],
+    z: int,
+    y: int,
+    x: int,
+    answer: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    is_logits: bool,
+) -> bool:
+    depth, height, width = answer.shape
+    strange = _ZERO
+    for k in range(depth):
+        for j in range(height):
+            row = total[z + k, y + j, x : x + width]
+            values, weight = answer[k, j], weights[k, j]
+            if is_logits:
+                for i in range(width):
+                    strange += values[i] * _ZERO
+                    row[i] += weight[i] * _logistic(values[i])
+            else:
+                for i in range(width):
+                    strange += values[i] * _ZERO
+                    row[i] += weight[i] * values[i]
+    return strange == _ZERO
