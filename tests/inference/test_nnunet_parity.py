@@ -1,8 +1,8 @@
 """Predictions of nnU-Net's folders, compared with nnU-Net's own predictor on networks that nnU-Net trained.
 
 Its predictor adds up in half precision, which loses digits, most of them where few windows meet and their weights are small. It
-is therefore compared twice: with its accumulators and its importance map made float32, everywhere and to 1e-4; and as it is, to
-2e-3 where the sum of its weights is above 0.01.
+is therefore compared twice: with its accumulators made float32, everywhere and to 1e-4; and as it is, to 2e-3 where the sum of
+its weights is above 0.01.
 """
 
 import json
@@ -112,8 +112,6 @@ class Reference:
         with self._monkeypatch.context() as patch:
             if in_float32:
                 patch.setattr(self._module, "torch", InFloat32())
-                importance = partial(self._module.compute_gaussian.__wrapped__, dtype=torch.float32)
-                patch.setattr(self._module, "compute_gaussian", importance)
             return self.predictor.predict_single_npy_array(
                 volume[None].astype(np.float32), {"spacing": self._spacing}, save_or_return_probabilities=True
             )
