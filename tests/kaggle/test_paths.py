@@ -231,3 +231,14 @@ def test_the_working_folder(monkeypatch, tmp_path):
     assert paths.working_folder() == tmp_path / "working"
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
     assert paths.working_folder() == tmp_path
+
+
+def test_results_folders_of_nnunet_are_models(tmp_path):
+    from tests.helpers.nnunet_folders import write_nnunet_folder
+
+    root = tmp_path / "input" / "datasets" / "somebody" / "weights"
+    folder = write_nnunet_folder(root / "nnUNetTrainer__nnUNetPlans__3d_fullres", folds=(0, 1), name="best")
+    assert paths.find_models(roots=[tmp_path / "input"]) == [folder]
+    (folder / "dataset.json").unlink()
+    with pytest.raises(InputNotFoundError):
+        paths.find_models(roots=[tmp_path / "input"])

@@ -773,6 +773,38 @@ def test_folds_of_two_runs_and_single_checkpoints_get_names_of_their_own(tmp_pat
     assert list(sent.values()) == [path / "checkpoint.safetensors" for path in paths]
 
 
+def test_nnunets_folders_are_sent_as_checkpoints_of_the_kit(server, command, tmp_path, run_fold):
+    from tests.helpers.nnunet_folders import write_nnunet_folder
+    from vesuvius_kit.models.checkpoint import load_model
+    from vesuvius_kit.models.nnunet import load_nnunet
+
+    folder = write_nnunet_folder(tmp_path / "nnUNetTrainer__plans v2", folds=(0, 1))
+    assert command("push", "--checkpoints", str(run_fold), str(folder))[0] == 0
+    names = files_on_names(server, MODELS)
+    sent = "nnUNetTrainer__plans_v2/fold_0/best/checkpoint.safetensors"
+    assert names == {"models.json", "wide/fold_3/best/checkpoint.safetensors", "wide/fold_3/best/config.yaml", sent}
+    token = server.state["datasets"][MODELS]["versions"][-1]["files"][sent]
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "checkpoint.safetensors").write_bytes((server.folder / "blobs" / token).read_bytes())
+    assert load_model(tmp_path / "sent").record == load_nnunet(folder).record
+    n_versions = len(server.state["datasets"][MODELS]["versions"])
+    command("push", "--checkpoints", str(run_fold), str(folder))
+    assert len(server.state["datasets"][MODELS]["versions"]) == n_versions
+
+
+def test_two_nnunet_folders_of_one_name_are_kept_apart(tmp_path):
+    from tests.helpers.nnunet_folders import write_nnunet_folder
+
+    folders = [write_nnunet_folder(tmp_path / place / "results", seed=seed) for seed, place in enumerate("ab")]
+    files = shipment_module.collect_models(folders, tmp_path / "models")
+    assert list(files) == [f"results/fold_{number}/best/checkpoint.safetensors" for number in (0, 1)]
+    first, second = (path.read_bytes() for path in files.values())
+    assert first != second
+    stamps = [path.stat().st_mtime_ns for path in files.values()]
+    again = shipment_module.collect_models(folders, tmp_path / "models")
+    assert [path.stat().st_mtime_ns for path in again.values()] == stamps
+
+
 def test_the_official_launcher_runs_the_kit_against_the_server_with_the_true_bundle(tmp_path, run_fold, images):
     """What a person does who tries the README's commands without an account."""
     (tmp_path / "left").mkdir()

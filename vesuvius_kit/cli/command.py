@@ -62,9 +62,10 @@ def run_command(function: Command, words: Sequence[str], prog: str, stored: Stor
     given = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     given |= {name: settings.values[name] for name in options if name in settings.values}
     given |= dict(zip(positional, others))
-    for name in options:
+    for name in (*positional, *options):
         if name not in given:
-            raise InputValueError(f"{_option(name)} must be given, got nothing")
+            word = _option(name) if name in options else name.upper()
+            raise InputValueError(f"{word} must be given, got nothing")
     if stored is not None:
         # Below the command line, which is therefore read once more.
         settings = SettingsParser(sections, options)
@@ -116,7 +117,8 @@ def _make_help_parser(function: Command, prog: str) -> "ArgumentParser":
     documented = [text for text in (vars(function).get("base", function).__doc__, function.__doc__) if text]
     described = {entry.arg_name: entry.description for text in documented for entry in parse(text).params}
     parameters = inspect.signature(function).parameters
-    words = "".join(f" [{p.name}]" for p in parameters.values() if p.kind is p.POSITIONAL_ONLY)
+    places = [p for p in parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    words = "".join(f" {p.name}" if p.default is p.empty else f" [{p.name}]" for p in places)
     parser = ArgumentParser(prog=prog, description=summary_of(function), usage=f"%(prog)s{words} [options]")
     for name, parameter in parameters.items():
         kind, default, text = parameter.annotation, parameter.default, described.get(name)
@@ -131,7 +133,8 @@ def _make_help_parser(function: Command, prog: str) -> "ArgumentParser":
         elif kind is bool:
             parser.add_argument(_option(name), action="store_true", help=text)
         elif parameter.kind is parameter.POSITIONAL_ONLY:
-            parser.add_argument(name, type=str, nargs="?", default=default, help=text)
+            place: dict[str, Any] = {} if default is parameter.empty else {"nargs": "?", "default": default}
+            parser.add_argument(name, type=str, help=text, **place)
         elif typing.get_origin(kind) is Sequence:
             parser.add_argument(_option(name), type=str, nargs="+", default=list(default), help=text)
         elif default is parameter.empty:

@@ -24,7 +24,7 @@ def predict(
     images
         folder of {id}.tif
     checkpoints
-        checkpoints, folds or runs; averaged
+        checkpoints, folds, runs or nnU-Net's folders; averaged
     config
         take the settings from here instead of the first checkpoint
     output

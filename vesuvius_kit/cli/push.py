@@ -27,7 +27,7 @@ def push(
     kernel
         which notebook
     checkpoints
-        checkpoints, folds or runs to upload for the submit notebook
+        checkpoints, folds, runs or nnU-Net's folders to upload for the submit notebook
     models_from
         where the submit notebook finds weights: uploaded ones, or the output of the train notebook
     with_imagecodecs

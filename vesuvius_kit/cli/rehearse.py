@@ -1,5 +1,6 @@
 """``vesuvius-kit rehearse``."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from vesuvius_kit.checks import check_duration
@@ -11,6 +12,7 @@ def rehearse(
     notebooks: str = "notebooks",
     checkout: str = ".",
     layout: Literal["old", "new", "both"] = "both",
+    checkpoints: Sequence[str] = (),
     output: str = "dist/rehearsal",
     budget: str = "10m",
 ) -> int:
@@ -24,6 +26,8 @@ def rehearse(
         folder of the kit's sources, for the bundle
     layout
         how Kaggle mounts inputs
+    checkpoints
+        weights for the submit notebook, of the kit or of nnU-Net, instead of those that the train notebook leaves
     output
         folder; an earlier rehearsal is replaced
     budget
@@ -36,6 +40,7 @@ def rehearse(
         notebooks=notebooks,
         layout=layout,
         checkout=checkout,
+        checkpoints=checkpoints,
         budget_seconds=check_duration("--budget", budget),
         progress=show_progress,
     )

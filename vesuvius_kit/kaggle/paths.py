@@ -60,13 +60,14 @@ def find_bundle(*, roots: Roots = None) -> Path:
 
 
 def find_models(*, roots: Roots = None) -> list[Path]:
-    """Return the run folders that hold the kit's checkpoints, sorted: of a model, a data set or a notebook's output.
+    """Return the folders that hold weights, sorted: of a model, a data set or a notebook's output.
 
-    Each holds ``fold_*/best/checkpoint.safetensors``, or ``last`` where a run was stopped before it had a best;
-    `vesuvius_kit.models.checkpoint.find_checkpoints` takes them as they are.
+    Each is a run of the kit, with ``fold_*/best/checkpoint.safetensors``, or ``last`` where it was stopped before it had a
+    best; or a results folder of nnU-Net, with ``plans.json`` and ``fold_*/checkpoint_*.pth``.
+    `vesuvius_kit.models.weights.find_weights` takes them as they are.
     """
     roots = _roots(roots)
-    found = {folder.resolve(): folder for root in roots for folder, _ in _search(root, _is_run)}
+    found = {folder.resolve(): folder for root in roots for folder, _ in _search(root, _holds_weights)}
     if not found:
         raise _not_found("a model (fold_*/best/checkpoint.safetensors)", roots, ())
     return sorted(found.values())
@@ -115,9 +116,14 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("kind") == BUNDLE_KIND
 
 
-def _is_run(folder: Path) -> bool:
+def _holds_weights(folder: Path) -> bool:
     folds = [fold for fold in _folders_in(folder) if fold.name.startswith("fold_")]
-    return any((fold / kind / "checkpoint.safetensors").is_file() for fold in folds for kind in ("best", "last"))
+    if any((fold / kind / "checkpoint.safetensors").is_file() for fold in folds for kind in ("best", "last")):
+        return True
+    is_nnunet = bool(folds) and all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
+    return is_nnunet and any(
+        (fold / f"checkpoint_{kind}.pth").is_file() for fold in folds for kind in ("final", "best")
+    )
 
 
 def _find_one(what: str, matches: Callable[[Path], bool], places: tuple[str, ...], roots: Roots) -> Path:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -27,9 +27,10 @@ from vesuvius_kit.checks import InputError, InputNotFoundError, InputValueError,
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.kaggle import execute
 from vesuvius_kit.kaggle.bundle import build_bundle
-from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, INPUT_VARIABLE, find_competition
+from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, INPUT_VARIABLE, MODELS_SLUG, find_competition
 from vesuvius_kit.kaggle.redaction import Redaction, is_secret_name
 from vesuvius_kit.kaggle.session import PROCESSES_VARIABLE, QUICK_SETTINGS, TRAIN_SLUG
+from vesuvius_kit.kaggle.shipment import collect_models
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +103,15 @@ def rehearse(
     notebooks: Path | str = "notebooks",
     layout: str = "both",
     checkout: Path | str | None = None,
+    checkpoints: Sequence[Path | str] = (),
     budget_seconds: float = 600,
     progress: Progress = no_progress,
 ) -> Rehearsal:
     """Run the notebooks as Kaggle would, with inputs mounted in one ``layout`` or both, and check what they leave.
 
     Everything is built in ``folder``, which an earlier rehearsal may fill and nothing else. ``checkout`` is as for the bundle;
-    ``budget_seconds`` is what each run may take, and the submit notebook is told it.
+    ``budget_seconds`` is what each run may take, and the submit notebook is told it. With ``checkpoints``, of the kit or of
+    nnU-Net, the submit notebook gets these, as `push` would send them, instead of what the train notebook left.
     """
     check_choice("layout", layout, (*LAYOUTS, "both"))
     sources = {name: check_folder("notebooks", notebooks).absolute() / f"{name}.ipynb" for name in FIGURES}
@@ -118,6 +121,7 @@ def rehearse(
     if missing := [name for name in _RUNNERS if find_spec(name) is None]:
         raise InputNotFoundError(f"rehearse must have {missing[0]}: pip install {' '.join(_RUNNERS)}")
     folder = _clear(Path(folder).absolute())
+    weights = _copy_weights(checkpoints, folder) if checkpoints else None
     manifest = build_bundle(folder / "bundle", checkout=checkout)
     _make_image(folder / "image", {*_NOT_IN_IMAGE, *(file.package for file in manifest.files if file.package)})
     _make_data(folder / "data")
@@ -127,8 +131,9 @@ def rehearse(
     for name, notebook, run_type in progress(plan, total=len(plan), desc="rehearsal"):
         place = folder / f"{name}_{notebook}_{run_type}"
         trained = next(f"{name}_train_{kind}" for other, kind in PLAN[name] if other == "train")
-        models = folder / trained / "kaggle" / "working" if notebook == "submit" else None
-        _mount_inputs(folder, place / "kaggle", name, run_type, models)
+        is_submit = notebook == "submit"
+        models = folder / trained / "kaggle" / "working" if is_submit and weights is None else None
+        _mount_inputs(folder, place / "kaggle", name, run_type, models, weights if is_submit else None)
         seconds, failure = _run(sources[notebook], place, run_type, isolated, budget_seconds)
         problems = [failure] if failure else check_run(place, notebook)
         if seconds > budget_seconds:
@@ -218,8 +223,19 @@ def _make_data(folder: Path) -> None:
         write_competition(folder / name, test=test, **_PHANTOM)
 
 
-def _mount_inputs(folder: Path, kaggle: Path, layout: str, run_type: str, models: Path | None) -> None:
-    """Build the tree below ``/kaggle`` of one run."""
+def _copy_weights(checkpoints: Sequence[Path | str], folder: Path) -> Path:
+    """The data set of weights that a push would send."""
+    weights = folder / "weights"
+    for name, path in collect_models(checkpoints, folder).items():
+        (weights / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, weights / name)
+    return weights
+
+
+def _mount_inputs(
+    folder: Path, kaggle: Path, layout: str, run_type: str, models: Path | None, weights: Path | None
+) -> None:
+    """Build the tree below ``/kaggle`` of one run; ``models`` is the output of a training, ``weights`` a data set of them."""
     groups = ("competitions", "datasets/someone", "notebooks/someone") if layout == "new" else ("", "", "")
     competition, dataset, notebook = (kaggle / "input" / group for group in groups)
     (kaggle / "working").mkdir(parents=True)
@@ -233,6 +249,8 @@ def _mount_inputs(folder: Path, kaggle: Path, layout: str, run_type: str, models
             wheel.unlink()
     if models is not None:
         shutil.copytree(models, notebook / TRAIN_SLUG)
+    if weights is not None:
+        shutil.copytree(weights, dataset / MODELS_SLUG)
 
 
 def _environment(place: Path, run_type: str, isolated: bool, budget_seconds: float) -> dict[str, str]:

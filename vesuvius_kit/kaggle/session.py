@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,19 @@ def find_earlier_checkpoint(fold: int) -> Path | None:
     return last if last.is_dir() else None
 
 
+def find_config(models: Sequence[Path | str]) -> Path | None:
+    """Return the ``config.yaml`` beside the first of some weights that have one: with what they were trained and scored.
+
+    Weights that were trained elsewhere have none; what they need of it is part of their record.
+    """
+    from vesuvius_kit.models.weights import find_weights
+
+    beside = (path.with_name("config.yaml") for path in find_weights(models) if path.is_file())
+    return next((path for path in beside if path.is_file()), None)
+
+
 def find_or_train_models(session: Session, *, progress: Progress = no_progress) -> list[Path]:
-    """Return the runs whose checkpoints are attached; away from Kaggle, train a small one where there is none."""
+    """Return the runs and nnU-Net folders that are attached; away from Kaggle, train a small network where there is none."""
     try:
         return paths.find_models()
     except InputNotFoundError:

@@ -51,8 +51,8 @@ def prepare_shipment(
 ) -> Shipment:
     """Build everything that a push sends, without contacting anybody, in ``bundle/`` and ``models/`` of a folder.
 
-    ``checkout`` holds ``kernels/`` and ``notebooks/``. The weights of checkpoints, folds or runs become a data set. The rest is
-    as in `kernel_metadata` and `build_bundle`.
+    ``checkout`` holds ``kernels/`` and ``notebooks/``. The weights of checkpoints, folds, runs or nnU-Net's folders become a
+    data set. The rest is as in `kernel_metadata` and `build_bundle`.
     """
     folder, checkout = Path(folder), Path(checkout)
     check_choice("kernel", kernel, KERNELS)
@@ -78,16 +78,51 @@ def notebook_path(checkout: Path | str, kernel: str) -> Path:
     return Path(checkout) / "kernels" / kernel / kernel_metadata(kernel)["code_file"]
 
 
-def _models_dataset(checkpoints: Sequence[Path | str], folder: Path) -> Dataset:
-    """The weights in the layout of run folders, with a manifest of their hashes."""
-    from vesuvius_kit.models.checkpoint import find_checkpoints
+def collect_models(checkpoints: Sequence[Path | str], folder: Path | str) -> dict[str, Path]:
+    """Return the files of weights by their paths in a data set, in the layout of run folders.
+
+    nnU-Net's folders become checkpoints of the kit, made in ``folder``, so that no session has to read a pickle; one that was
+    made from the same files is taken as it is.
+    """
+    from vesuvius_kit.models.weights import find_weights
 
     files: dict[str, Path] = {}
-    for path in find_checkpoints(checkpoints):
+    for path in find_weights(checkpoints):
+        path = _as_kit_checkpoint(path, Path(folder))
         name = _name_in_models(path, files)
         files[name] = path
         if (path.parent / "config.yaml").is_file():
             files[Path(name).with_name("config.yaml").as_posix()] = path.parent / "config.yaml"
+    return files
+
+
+def _as_kit_checkpoint(path: Path, folder: Path) -> Path:
+    """A checkpoint of the kit, itself or converted."""
+    from vesuvius_kit.models.checkpoint import read_checkpoint_header
+    from vesuvius_kit.models.nnunet import digest_nnunet, find_nnunet, is_nnunet
+    from vesuvius_kit.models.weights import convert_weights
+
+    if not is_nnunet(path):
+        return path
+    files = find_nnunet(path)
+    digest = digest_nnunet(files)
+    # The digest keeps two folders of one name apart.
+    target = folder / "converted" / digest / _safe_name(files.folder) / "fold_0" / "best"
+    converted = target / "checkpoint.safetensors"
+    if converted.is_file() and read_checkpoint_header(converted).state.get("source") == digest:
+        return converted
+    logger.info("%s becomes a checkpoint of the kit", path)
+    return convert_weights(path, target)
+
+
+def _safe_name(folder: Path) -> str:
+    """The name of a results folder, in letters that every file system and Kaggle take."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.absolute().name).strip("_") or "nnunet"
+
+
+def _models_dataset(checkpoints: Sequence[Path | str], folder: Path) -> Dataset:
+    """The weights, with a manifest of their hashes."""
+    files = collect_models(checkpoints, folder)
     hashes = {name: sha256_of(path) for name, path in sorted(files.items())}
     digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     make_folder(folder)

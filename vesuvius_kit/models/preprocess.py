@@ -15,6 +15,7 @@ from vesuvius_kit.models.normalisation import Affine, Normalisation
 from vesuvius_kit.models.resampling import resample_channels, resampled_shape
 from vesuvius_kit.models.rules import PredictionRules
 from vesuvius_kit.voxel.holes import fill_cavities
+from vesuvius_kit.voxel.layout import copy_contiguous
 from vesuvius_kit.voxel.slabs import for_slabs
 
 Box = tuple[slice, slice, slice]
@@ -80,8 +81,11 @@ class Restore:
             )
         if self.box_shape == self.shape and self.rules.transpose == (0, 1, 2):
             return probability
+        turned = copy_contiguous(probability.transpose(self.rules.backward))
+        if turned.shape == self.shape:
+            return turned
         volume = np.zeros(self.shape, probability.dtype)
-        self.cut(volume)[...] = probability
+        volume[tuple(self.box[axis] for axis in self.rules.backward)] = turned
         return volume
 
 
@@ -110,7 +114,8 @@ def prepare(
     if volume.size == 0:
         raise InputValueError(f"volume must not be empty, got shape {volume.shape}")
     frame = find_frame(volume, rules)
-    cropped = frame.cut(volume)
+    # Turned before it is converted: bytes instead of floats.
+    cropped = frame.cut(volume) if rules.transpose == (0, 1, 2) else copy_contiguous(frame.cut(volume))
     mask = None
     if normalisation is not None and normalisation.masked:
         mask = fill_cavities(cropped != 0, 6)
@@ -125,8 +130,9 @@ def prepare(
 
 def find_frame(volume: NDArray[Any], rules: PredictionRules) -> Restore:
     """Return which part of a volume its network is shown and in which axes, its voxels being as large as in training."""
-    turned = volume.transpose(rules.transpose)
-    box = find_box(turned) if rules.crop else _whole(turned.shape)
+    # In the volume's own axes: planes lie together there.
+    own_box = find_box(volume) if rules.crop else _whole(volume.shape)
+    box = (own_box[rules.transpose[0]], own_box[rules.transpose[1]], own_box[rules.transpose[2]])
     z, y, x = (part.stop - part.start for part in box)
     return Restore(_three(volume.shape), box, (z, y, x), None, rules)
 
