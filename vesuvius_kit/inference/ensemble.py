@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -141,7 +142,7 @@ class Ensemble:
 
     def count_views(self, number: int, tta: str) -> int:
         """Return the views of each window of a network under a name of test-time augmentation."""
-        return len(TTA_TRANSFORMS[tta]) if tta in TTA_TRANSFORMS else len(TTA_TRANSFORMS["none"])
+        return len(TTA_TRANSFORMS[tta]) if tta in TTA_TRANSFORMS else sys.maxsize
 
     def predict(
         self, name: str, volume: NDArray[Any], deadline: float | None = None, progress: Progress = no_progress

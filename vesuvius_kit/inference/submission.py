@@ -36,7 +36,6 @@ from vesuvius_kit.inference.jobs import (
     VolumeReport,
     count_processes,
     make_results,
-    make_simple_mask,
 )
 from vesuvius_kit.inference.ladder import Rung, check_ladder, make_ladder, read_ladder
 from vesuvius_kit.inference.live_archive import LiveArchive
@@ -294,7 +293,7 @@ class _Run:
         before = self._reports.get(name)
         if not self._schedule.has_time_for_ridge(name) or (before is not None and before.disk_is_full):
             return None
-        report = make_simple_mask(self._job, name)
+        report = self._job.make_simple_mask(name)
         causes = [*(before.causes if before else ["the time was over"]), *report.causes]
         return VolumeReport(report.made, report.order, [], list(dict.fromkeys(causes)), report.seconds)
 
