@@ -1,6 +1,6 @@
 """A run that plans itself: ten phantoms with networks that are slow on purpose, and what each plan is worth.
 
-    python benchmarks/planning.py                    # train two small networks, run with one and two processes, score every plan
+    python benchmarks/planning.py                    # train two networks, run with one and two processes, score every plan
     python benchmarks/planning.py --budgets 45 90    # seconds; by default half of what the whole plan would take
 
 Each forward pass sleeps (``--pause``), so that time must be shed; the score of a plan does not depend on that, and is taken
@@ -37,7 +37,7 @@ POSTPROCESS = PostprocessConfig()
 
 @register_model("slow_unet3d")
 class SlowUNet3D(UNet3D):
-    """The plain U-Net, which sleeps before each forward pass: a process that is spawned imports this script, and so knows it."""
+    """The plain U-Net, which sleeps before each forward pass. A spawned process imports this script, and so knows it."""
 
     def __init__(self, initial_filters: int = 6, depth: int = 2) -> None:
         super().__init__(initial_filters, depth)
