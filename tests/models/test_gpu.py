@@ -18,7 +18,7 @@ def float32_is_exact():
 
 
 def image_of(model, batch=2):
-    edge = max(32, model.size_divisor)
+    edge = max(16, model.size_divisor)
     return torch.randn((batch, 1, edge, edge, 2 * edge), generator=torch.Generator().manual_seed(1))
 
 
@@ -48,7 +48,7 @@ def test_the_layout_in_memory_does_not_change_the_logits(name):
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close(name, dtype):
-    need_units_for(dtype)
+    need_units_for(dtype, name)
     model = small_model(name).to(TEST_DEVICE)
     image = image_of(model).to(TEST_DEVICE)
     expected = logits_of(model, image)
