@@ -4,7 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help demo test test-long coverage lint docs install clean
+PYTHON_VERSION ?= 3.12
+# Packages that the machine with the GPU has beyond PyTorch, NumPy, SciPy, numba and scikit-image.
+PRESENT ?=
+
+.PHONY: help demo test test-long coverage lint docs gpu gpu-wheels install clean
 
 help:
 	@echo "make demo       the whole main job on a phantom: data, training, prediction, submission.zip, score, demo/report.png"
@@ -13,6 +17,8 @@ help:
 	@echo "make coverage   both, and the share of the package's lines that they run (numba kernels apart)"
 	@echo "make lint       style, formatting and types"
 	@echo "make docs       the guides and the API reference, as HTML: site/index.html"
+	@echo "make gpu        on a machine with a GPU, without a network: its tests and benchmarks in under eight minutes: gpu.md"
+	@echo "make gpu-wheels beforehand, with a network: the folder of wheels for it, gpu-wheels (PYTHON_VERSION=3.12 PRESENT=...)"
 	@echo "make install    only the virtual environment"
 	@echo "make clean      remove all that these made"
 
@@ -53,5 +59,12 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".[docs]"
 	touch $@
 
+# Of the machine's own Python, which has PyTorch: no virtual environment is made. docs/gpu.md says more.
+gpu:
+	$(PYTHON) benchmarks/gpu_setup.py
+
+gpu-wheels: install
+	$(BIN)/python benchmarks/gpu_wheels.py --python-version $(PYTHON_VERSION) --present $(PRESENT)
+
 clean:
-	rm -rf $(VENV) demo site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
+	rm -rf $(VENV) demo site build gpu-wheels .gpu-packages *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*

@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import hypothesis
 import pytest
 import torch
+from helpers.gpu import TEST_DEVICE
 
 # A shared, noisy machine: an example that takes long is no failure.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -28,5 +29,5 @@ def pytest_runtest_setup(item):
     # Ctrl-C must do what it does at a terminal. A shell hands SIGINT on as ignored to what it starts in the background, and
     # they to all that they start; torch's launcher leaves a handler of its own behind.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+    if item.get_closest_marker("gpu") and TEST_DEVICE == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

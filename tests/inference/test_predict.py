@@ -142,17 +142,6 @@ def test_bad_input_is_named(volume, settings, message):
         predict_volume(Pointwise(), volume, **{"window": 32, **settings})
 
 
-@pytest.mark.gpu
-def test_a_gpu_gives_what_the_cpu_gives(monkeypatch):
-    # float32 convolutions have 10 bits of mantissa on a GPU, unless they are told otherwise.
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    model = create_model("unet3d", initial_filters=8, depth=2)
-    volume = volume_of((61, 130, 97))
-    on_cpu = predict_volume(model, volume, window=64, **CPU)
-    on_gpu = predict_volume(model, volume, window=64, device="cuda", dtype=torch.float32)
-    np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-4)
-
-
 def test_half_precision_volumes_are_predicted_as_others_are():
     """D3: "volume_std must be >= 0.0, got inf"."""
     volume = volume_of((24, 24, 24)).astype(np.float16)

@@ -390,10 +390,11 @@ def test_a_network_that_answers_nan_is_shed_and_the_others_predict(images, tmp_p
 def test_one_volume_that_overflows_leaves_the_others(images, run, tmp_path, monkeypatch):
     real = inference.predict_windows
 
-    def fail_at_one(model, volume, *rest):
-        if volume.shape == SHAPES["11"]:
+    def fail_at_one(job):
+        # Padded to the window.
+        if job.image.shape == (16, 30, 17):
             raise NotFiniteError("must return finite logits, got NaN")
-        return real(model, volume, *rest)
+        return real(job)
 
     monkeypatch.setattr(inference, "predict_windows", fail_at_one)
     summary = write_submission(tmp_path / "s.zip", images, [run], PREDICT, POSTPROCESS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.gpu import TEST_DEVICE
 
 from vesuvius_kit.checks import InputError, InputTypeError, InputValueError
 from vesuvius_kit.losses import COMPONENTS, WeightedLoss, functional
@@ -106,13 +107,12 @@ def test_no_gradient_is_asked_where_none_is_wanted(batch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_agrees_with_cpu(batch):
     loss = WeightedLoss(dict.fromkeys(COMPONENTS, 1.0))
-    total, components = loss(batch[0].cuda(), batch[1].cuda())
+    total, components = loss(batch[0].to(TEST_DEVICE), batch[1].to(TEST_DEVICE))
     expected, _ = loss(*batch)
     torch.testing.assert_close(total.cpu(), expected)
-    assert all(value.is_cuda for value in components.values())
+    assert all(value.device.type == TEST_DEVICE for value in components.values())
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_the_kit_can_be_halved(tmp_path):
     state = {"config": {"patches": {"size": [16, 16, 16]}}, "epoch": 3}
     path = save_checkpoint(tmp_path / "run", model, state, torch.optim.SGD(model.parameters(), lr=0.1))
     halved = convert_weights(path, tmp_path / "halved", half=True)
-    assert inspect_weights(halved).window == (16, 16, 16)
+    assert inspect_weights(halved).rules.window == (16, 16, 16)
     assert are_the_same(inspect_weights(path), inspect_weights(halved))
     for own, other in zip(load_weights(halved).parameters(), model.parameters(), strict=True):
         assert torch.equal(own, other.half().float())
@@ -264,7 +264,7 @@ def test_weights_of_both_kinds_are_found_and_told_apart(tmp_path):
     assert found == [folder, kit, folder / "fold_1"]
     whole, own, single = map(inspect_weights, found)
     assert (whole.kind, own.kind, single.kind) == ("nnunet", "kit", "nnunet")
-    assert (whole.window, own.window) == ((16, 16, 16), (8, 8, 8))
+    assert (whole.rules.window, own.rules.window) == ((16, 16, 16), (8, 8, 8))
     assert len({whole.digest, own.digest, single.digest}) == 3
     assert not are_the_same(whole, single)
     assert not are_the_same(whole, own)

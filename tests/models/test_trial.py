@@ -11,6 +11,7 @@ SMALL = {
     "unet3d": {"initial_filters": 2, "depth": 2},
     "resenc_unet": {"channels": [2, 4, 4], "blocks": [1, 1, 1]},
     "timm_unet": {"encoder": "resnet10t", "decoder_channels": [4, 4, 4, 4, 4]},
+    "nnunet": {"channels": [2, 4, 4], "blocks": [1, 1, 1], "strides": [1, 2, 2]},
 }
 
 

@@ -424,7 +424,7 @@ class RunConfig:
     >>> import vesuvius_kit as vk
     >>> config = vk.RunConfig(data="competition", folds=[0, 2])
     >>> config.train.learning_rate, config.predict.tta, config.postprocess.pipeline
-    (0.001, 'none', 'sheet_repair')
+    (0.001, 'auto', 'sheet_repair')
     """
 
     data: str = ""

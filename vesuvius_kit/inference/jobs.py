@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vesuvius_kit.checks import InputError, InputOSError, check_integer, one_line
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.inference.ensemble import Answer, Ensemble, MemberReport, is_out_of_memory
-from vesuvius_kit.inference.ladder import Rung
+from vesuvius_kit.inference.ladder import RIDGE, Rung
 from vesuvius_kit.inference.predict import NotFiniteError
 from vesuvius_kit.inference.results import settle_precision
 from vesuvius_kit.inference.schedule import Order, Schedule
@@ -181,6 +181,13 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         report = NetworkReport(order.rung, {one.number: one.seconds for one in answer.members}, answer.faults)
         return report, lambda: self._make_mask(task, volume, order, answer, seconds)
 
+    def make_simple_mask(self, name: str) -> VolumeReport:
+        """Make the mask of one volume without a network, in this process."""
+        order, material = Order(RIDGE, -1, None, False), self.read(name)
+        if material.volume is None:
+            return self._report_unread(name, material, order)
+        return self._make_mask(name, material.volume, order, Answer(), {"decode": material.seconds})
+
     def _predict_only(
         self, name: str, volume: NDArray[Any], decode: float, order: Order
     ) -> tuple[NetworkReport, Callable[[], VolumeReport]]:
@@ -247,13 +254,6 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
             return simple_mask(volume).astype(np.uint8), causes
         except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
             return None, [f"the ridge filter failed: {_describe(error)}"]
-
-
-def make_simple_mask(job: VolumeJob, name: str) -> VolumeReport:
-    """Make the mask of one volume without a network, in this process."""
-    order = Order(Rung(()), -1, None, False)
-    _, rest = job.work(name, job.read(name), order, lambda: None)
-    return rest()
 
 
 def count_processes(predict_device: str, workers: int | None, n_volumes: int) -> int:

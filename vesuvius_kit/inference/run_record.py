@@ -54,8 +54,11 @@ class RunRecord:
             for name in kept
         }
         """What is noted of each volume, by id."""
-        with write_atomically(self._room, "wb") as stream:
-            stream.write(b"\0" * (_ROOM + n_volumes * _ROOM_A_VOLUME))
+        try:
+            with write_atomically(self._room, "wb") as stream:
+                stream.write(b"\0" * (_ROOM + n_volumes * _ROOM_A_VOLUME))
+        except InputOSError as error:
+            self.warn(f"the disk is nearly full: {one_line(error)}")
         self._write()
 
     def note_volume(self, name: str, mask: MaskKind, **details: Any) -> None:

@@ -37,7 +37,6 @@ from vesuvius_kit.inference.jobs import (
     VolumeReport,
     count_processes,
     make_results,
-    make_simple_mask,
 )
 from vesuvius_kit.inference.ladder import Rung, check_ladder, make_ladder, read_ladder
 from vesuvius_kit.inference.live_archive import LiveArchive
@@ -222,7 +221,7 @@ class _Run:
         self._kept, self._n_processes = set(record.volumes), n_processes
         self._reports: dict[str, VolumeReport] = {}
         self._failed: set[str] = set()
-        self._knows_closing = False
+        self._knows_closing = self._disk_is_full = False
 
     def warn_of_images(self) -> None:
         """Say which images cannot be used, and which nobody listed."""
@@ -249,7 +248,9 @@ class _Run:
     def note(self, name: str, report: VolumeReport) -> None:
         """Take what became of a volume."""
         self._reports[name] = report
-        if report.made != "network" and not (report.order.rung.is_ridge or report.is_late or report.is_unread):
+        self._disk_is_full = self._disk_is_full or report.disk_is_full
+        was_asked = not (report.order.rung.is_ridge or report.is_late or report.is_unread or report.disk_is_full)
+        if report.made != "network" and was_asked:
             self._failed.add(name)
         path = {"network": self._job.result_path(name), "ridge": self._job.simple_path(name)}.get(report.made)
         if path is not None:
@@ -294,7 +295,7 @@ class _Run:
         before = self._reports.get(name)
         if not self._schedule.has_time_for_ridge(name) or (before is not None and before.disk_is_full):
             return None
-        report = make_simple_mask(self._job, name)
+        report = self._job.make_simple_mask(name)
         causes = [*(before.causes if before else ["the time was over"]), *report.causes]
         return VolumeReport(report.made, report.order, [], list(dict.fromkeys(causes)), report.seconds)
 
@@ -360,6 +361,7 @@ class _Run:
         budget = self._schedule.budget_seconds
         if late:
             over = "no process is left" if budget is None else f"the budget of {budget:.0f} s is over"
+            over = "the disk is full" if self._disk_is_full else over
             record.warn(
                 f"{over}: {len(late)} of {n_volumes} volumes get a simple mask; run again to predict them: {list_some(late)}"
             )
