@@ -1,7 +1,7 @@
 """A run that plans itself: ten phantoms with networks that are slow on purpose, and what each plan is worth.
 
     python benchmarks/planning.py                    # train two networks, run with one and two processes, score every plan
-    python benchmarks/planning.py --budgets 45 90    # seconds; by default half of what the whole plan would take
+    python benchmarks/planning.py --budgets 45 90    # seconds; by default half of the whole plan's, with two processes a third
 
 Each forward pass sleeps (``--pause``), so that time must be shed; the score of a plan does not depend on that, and is taken
 without. Printed are the plans as ``submit --plan`` prints them, the share of the budget that was used, which plans the volumes
@@ -40,7 +40,7 @@ class SlowUNet3D(UNet3D):
     """The plain U-Net, which sleeps before each forward pass. A spawned process imports this script, and so knows it."""
 
     def __init__(self, initial_filters: int = 6, depth: int = 2) -> None:
-        super().__init__(initial_filters, depth)
+        super().__init__(initial_filters, depth, half_resolution=True)
 
     def compute_logits(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits of a checked `image`, later."""
@@ -67,7 +67,8 @@ def train_networks(folder: Path, epochs: int) -> Path:
         {
             "data": str(folder / "data"), "output": str(folder / "run"), "n_folds": 2,
             "model.name": "slow_unet3d", "model.options": {"initial_filters": 6, "depth": 2},
-            "patches.size": [WINDOW] * 3, "train.num_epochs": epochs, "train.steps_per_epoch": 25, "train.batch_size": 2,
+            "patches.size": [WINDOW] * 3, "train.num_epochs": epochs, "train.steps_per_epoch": 30, "train.batch_size": 2,
+            "train.validation_patches": 2,
             "train.score_every_epochs": epochs, "train.precision": "fp32", "predict.window": [WINDOW] * 3,
         },
     )  # fmt: skip
@@ -105,10 +106,10 @@ def score_masks(zip_path: Path, labels: dict[str, np.ndarray]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("planning"))
-    parser.add_argument("--pause", type=float, default=0.02, help="seconds that each forward pass sleeps")
+    parser.add_argument("--pause", type=float, default=0.015, help="seconds that each forward pass sleeps")
     parser.add_argument("--budgets", type=float, nargs="+", help="seconds")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--no-scores", action="store_true", help="leave the scores of the single plans out")
     options = parser.parse_args()
     labels = make_volumes(options.folder)
@@ -127,7 +128,7 @@ def main() -> None:
     )
     results = []
     for processes in options.processes:
-        for budget in options.budgets or [whole / 2 / processes]:
+        for budget in options.budgets or [whole / (1 + processes)]:
             path = options.folder / f"{processes}_{budget:.0f}.zip"
             started = time.monotonic()
             summary = vk.write_submission(
