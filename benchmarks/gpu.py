@@ -79,6 +79,7 @@ STAND_IN = Sizes(
     options={
         "unet3d": {"initial_filters": 2, "depth": 2},
         "resenc_unet": {"channels": (2, 4, 4), "blocks": (1, 1, 1)},
+        "timm_unet": {"encoder": "resnet10t", "decoder_channels": (8, 8, 8, 4, 4)},
         "nnunet": {"channels": (2, 4, 4), "blocks": (1, 1, 1)},
     },
     patience=8.0,

@@ -79,8 +79,10 @@ def test_the_batch_does_not_change_the_answer(batch_size):
     np.testing.assert_allclose(predict_volume(model, volume, window=32, batch_size=batch_size, **GPU), one, atol=1e-4)
 
 
-@pytest.mark.parametrize("tta", ["none", "mirror", "seven"])
+@pytest.mark.parametrize("tta", ["none", "mirror4", "mirror", "seven", "cubic"])
 def test_views_are_those_of_the_cpu(tta):
+    if tta == "cubic":
+        need_a_gpu("48 views of each window")
     model, volume = small_model("unet3d"), volume_of((32, 40, 48))
     on_cpu, on_gpu = (predict_volume(model, volume, window=32, tta=tta, **settings) for settings in (CPU, GPU))
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-4)

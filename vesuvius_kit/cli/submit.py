@@ -67,5 +67,8 @@ def submit(
         progress=show_progress,
     )
     failed = f" ({len(summary.failed)} of them because the network failed)" if summary.failed else ""
-    print(f"{summary.zip_path}: {len(summary.predicted)} predicted, {len(summary.simple)} simple{failed}, valid")
+    reduced = f" ({len(summary.reduced)} with less than was asked for)" if summary.reduced else ""
+    print(
+        f"{summary.zip_path}: {len(summary.predicted)} predicted{reduced}, {len(summary.simple)} simple{failed}, valid"
+    )
     return 0

@@ -48,7 +48,9 @@ class LiveArchive:
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self._masks: dict[str, Path] = {}
         self._blanks: dict[tuple[int, ...], bytes] = {}
-        self._written_at = self._took = 0.0
+        self._written_at = 0.0
+        self.took = 0.0
+        """Seconds of the last writing."""
         self._is_stale = True
         self.writings = 0
         """How often it was written."""
@@ -60,7 +62,7 @@ class LiveArchive:
         """
         self._masks[name] = mask
         self._is_stale = True
-        if self.writings and self._clock() - self._written_at < _PAUSE * self._took:
+        if self.writings and self._clock() - self._written_at < _PAUSE * self.took:
             return
         try:
             self.write()
@@ -87,7 +89,7 @@ class LiveArchive:
                 else:
                     archive.writestr(make_entry(name), self._blank(shape))
         self._written_at = self._clock()
-        self._took = self._written_at - before
+        self.took = self._written_at - before
         self._is_stale = False
         self.writings += 1
 

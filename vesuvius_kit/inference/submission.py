@@ -63,6 +63,8 @@ logger = logging.getLogger(__name__)
 # Of the budget, for timing networks, filter and repair before the first volume.
 _TRIAL_SHARE = 0.05
 _LONGEST_TRIAL = 120.0
+# Times as long as the first archive, of empty masks, took, until it is measured.
+_CLOSINGS = 3.0
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ def write_submission(
             n_processes=n_processes,
             packed_voxels=catalogue.n_voxels,
         )
+        # Until a mask is there whose packing and checking can be timed.
+        schedule.note_trial({}, {"closing": _CLOSINGS * archive.took / catalogue.n_voxels})
         if budget_seconds is not None or show_plan is not None:
             share = _LONGEST_TRIAL if budget_seconds is None else _TRIAL_SHARE * budget_seconds
             job = VolumeJob(paths, ensemble, masks, pipeline, min(_LONGEST_TRIAL, share))
