@@ -78,9 +78,6 @@ def main(jobs_path, folder):
         (folder / name).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{name}"] = str(folder / name)
     os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
-    import torch
-
-    torch.set_num_threads(2)
     for number, job in enumerate(json.loads(Path(jobs_path).read_text()), start=1):
         train({**job, "number": number}, folder / "preprocessed", folder)
 

@@ -67,6 +67,15 @@ VOLUMES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks so small are faster on one, by far where other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Results folders by the names of `TRAININGS`, trained by nnU-Net."""
@@ -78,7 +87,11 @@ def trained(tmp_path_factory):
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     repository = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(repository), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.helpers.nnunet_training", str(folder / "jobs.json"), str(folder)],
         cwd=repository, env=environment, capture_output=True, text=True,

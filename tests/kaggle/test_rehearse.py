@@ -65,6 +65,20 @@ def test_inputs_lie_where_kaggle_mounts_them(tmp_path, layout):
         assert (wheel.with_suffix("") / "kit" / "__init__.py").is_file() == (layout == "new")
 
 
+@pytest.mark.parametrize("layout", module.LAYOUTS)
+def test_weights_of_nnunet_are_mounted_as_a_push_would_send_them(tmp_path, layout):
+    from tests.helpers.nnunet_folders import write_nnunet_folder
+
+    (tmp_path / "data" / "visible" / "test_images").mkdir(parents=True)
+    (tmp_path / "bundle").mkdir()
+    weights = module._copy_weights([write_nnunet_folder(tmp_path / "results", folds=(0, 1))], tmp_path)
+    module._mount_inputs(tmp_path, tmp_path / "kaggle", layout, "batch", None, weights)
+    (models,) = find_models(roots=[tmp_path / "kaggle" / "input"])
+    place = {"old": "vesuvius-kit-models", "new": "datasets/someone/vesuvius-kit-models"}[layout]
+    assert models == tmp_path / "kaggle" / "input" / place / "results"
+    assert not list((tmp_path / "kaggle" / "input").rglob("*.pth"))
+
+
 def test_a_session_sees_kaggles_variables_and_none_of_ours(tmp_path, monkeypatch):
     for name in ("KAGGLE_KEY", "VESUVIUS_KIT_SETTINGS", "PYTHONPATH", "VIRTUAL_ENV", "KAGGLE_IS_COMPETITION_RERUN"):
         monkeypatch.setenv(name, "ours")

@@ -233,7 +233,7 @@ def _copy_weights(checkpoints: Sequence[Path | str], folder: Path) -> Path:
 
 
 def _mount_inputs(
-    folder: Path, kaggle: Path, layout: str, run_type: str, models: Path | None, weights: Path | None
+    folder: Path, kaggle: Path, layout: str, run_type: str, models: Path | None, weights: Path | None = None
 ) -> None:
     """Build the tree below ``/kaggle`` of one run; ``models`` is the output of a training, ``weights`` a data set of them."""
     groups = ("competitions", "datasets/someone", "notebooks/someone") if layout == "new" else ("", "", "")
