@@ -1,10 +1,13 @@
 """``plans.json`` and ``dataset.json``, read and refused; labels compared with nnU-Net's own where it is installed."""
 
+import json
+from contextlib import suppress
+
 import pytest
 
 from tests.helpers.nnunet_folders import architecture, dataset, old_plans, plans
 from vesuvius_kit.checks import InputError
-from vesuvius_kit.models import Normalisation, OutputRule
+from vesuvius_kit.models import Normalisation, OutputRule, create_model
 from vesuvius_kit.models.nnunet_plans import parse_json, parse_labels, parse_plans
 from vesuvius_kit.models.rules import Interpolation, ResamplingRule
 
@@ -208,3 +211,40 @@ def test_the_number_of_channels_is_nnunets(labels):
         parse_labels(dataset(labels, regions_class_order=[1, 2])).output_rule().n_channels
         == manager.num_segmentation_heads
     )
+
+
+def places_in(content, before=()):
+    """The paths of every value in a nested structure."""
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in entries:
+        yield (*before, key)
+        yield from places_in(value, (*before, key))
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, 0, 1.5, True, [], {}, [[]], [None], {"a": 1}, [1, 2, 3]], ids=repr)
+@pytest.mark.parametrize("make", [plans, old_plans, lambda: plans(architecture("ResidualEncoderUNet"))])
+def test_any_value_anywhere_is_taken_or_refused(make, value):
+    for place in places_in(make()):
+        content = make()
+        *path, last = place
+        target = content
+        for key in path:
+            target = target[key]
+        target[last] = value
+        with suppress(InputError):
+            create_model("nnunet", **parse_plans(content, "3d_fullres").network)
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, 0, 1.5, True, [], {}, [[]], [None], {"a": 1}, [1, 2, 3]], ids=repr)
+def test_any_value_in_the_labels_is_taken_or_refused(value):
+    for labels in ({"background": 0, "surface": 1, "ignore": 2}, REGIONS):
+        for place in places_in(dataset(labels, regions_class_order=[1, 2])):
+            content = {**dataset(dict(labels), regions_class_order=[1, 2])}
+            content = json.loads(json.dumps(content))
+            *path, last = place
+            target = content
+            for key in path:
+                target = target[key]
+            target[last] = value
+            with suppress(InputError):
+                parse_labels(content).output_rule()

@@ -41,6 +41,8 @@ class _Style:
         self.norm = check_choice("norm", norm, get_args(NormKind))
         self.norm_options = _check_norm_options(norm_options)
         self.activation = check_choice("activation", activation, (*ACTIVATIONS, "none"))
+        if not isinstance(activation_options, Mapping):
+            raise InputTypeError(f"activation_options must be a mapping, got {type(activation_options).__name__}")
         self.activation_options = dict(activation_options)
         self.activation_first = activation_first
 

@@ -219,7 +219,7 @@ def _normalisation(plans: Mapping[str, Any], settings: Mapping[str, Any]) -> Nor
     if len(names) != 1 or len(masks) != 1:
         raise InputValueError(f"normalization_schemes must be one, as the image has one channel, got {names}")
     (name,), (masked,) = names, masks
-    if name not in _SCHEMES:
+    if not isinstance(name, str) or name not in _SCHEMES:
         raise InputValueError(f"normalization_schemes must be among {', '.join(sorted(_SCHEMES))}, got {name!r}")
     if name == "ZScoreNormalization":
         return Normalisation("zscore", masked=bool(masked))
@@ -246,7 +246,10 @@ def _resampling(settings: Mapping[str, Any]) -> ResamplingRule | None:
 
 def _interpolation(settings: Mapping[str, Any], key: str) -> Interpolation | None:
     name = settings.get(key, _SPLINES)
-    options = dict(settings.get(f"{key}_kwargs") or {})
+    given = settings.get(f"{key}_kwargs") or {}
+    if not isinstance(given, dict):
+        raise InputTypeError(f"{key}_kwargs must be a mapping, got {type(given).__name__}")
+    options = dict(given)
     if options.pop("is_seg", False):
         raise InputValueError(f"{key} must not treat its values as labels, got is_seg")
     if name == _NO_RESAMPLING:
