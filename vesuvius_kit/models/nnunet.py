@@ -167,6 +167,12 @@ def load_nnunet(
     InputError
         A file is missing or damaged, a pickle names code, the plans ask for what the kit does not do, or the names and shapes
         of the weights are not those of the network in the plans; one line says which.
+
+    Examples
+    --------
+    >>> import vesuvius_kit as vk
+    >>> model = vk.load_nnunet("surface_m7_nnunet")  # doctest: +SKIP
+    >>> probability = vk.predict_volume(model, vk.read_volume("1407735.tif"))  # doctest: +SKIP
     """
     files = find_nnunet(folder, folds, checkpoint)
     hasher = hashlib.sha256()
