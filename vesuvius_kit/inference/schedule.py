@@ -260,9 +260,8 @@ class Schedule:
         floor = next((k for k, rung in enumerate(rungs) if fits(rung, rung)), len(rungs) - 1)
         chosen = floor - 1 if floor > 0 and fits(rungs[floor - 1], rungs[floor]) else floor
         # In a small volume a smaller overlap may leave the windows as they are.
-        while chosen > 0 and self._network_seconds(name, rungs[chosen - 1]) <= self._network_seconds(
-            name, rungs[chosen]
-        ):
+        costs = [self._network_seconds(name, rung) for rung in rungs]
+        while chosen > 0 and 0 < costs[chosen - 1] <= costs[chosen]:
             chosen -= 1
         return chosen
 
