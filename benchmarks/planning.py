@@ -61,8 +61,10 @@ def make_volumes(folder: Path) -> dict[str, np.ndarray]:
 
 
 def train_networks(folder: Path, steps: int) -> Path:
-    """Train two networks from other beginnings on other phantoms, a minute or two in all."""
+    """Train two networks from other beginnings on other phantoms, a minute or two in all; those that are there are kept."""
     for fold in range(2):
+        if (folder / "run" / f"fold_{fold}").exists():
+            continue
         torch.manual_seed(fold)
         rng = np.random.default_rng(fold)
         phantoms = [vk.make_phantom((EDGE,) * 3, 100 + 10 * fold + k, style=style) for k, style in enumerate(STYLES)]

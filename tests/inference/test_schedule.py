@@ -267,3 +267,10 @@ def test_the_table_shows_what_each_plan_takes_and_which_comes_first():
     assert " ".join(lines[1].split()) == "0 2 20000 200.0 fits 2 networks, tta mirror, overlap 0.5 <- first"
     assert "10 volumes, 1 process(es), 248 s left for them" in lines[-1]
     assert lines[-2].split()[1:4] == ["0", "0", "0.9"]
+
+
+def test_a_plan_that_costs_no_more_is_the_one_that_comes_first():
+    """In a volume of the window's size every overlap has one window."""
+    run = Run(10, tta="none", n_models=2, shape=(32, 32, 32), rate=1.0)
+    run.play(0.5 * run.whole_seconds())
+    assert {run.ladder[number].overlap for number in run.plans if number < len(run.ladder) - 1} == {0.5}

@@ -258,9 +258,12 @@ class Schedule:
             return self._play(own, [(other, others) for other in rest], 1 + margin) <= left
 
         floor = next((k for k, rung in enumerate(rungs) if fits(rung, rung)), len(rungs) - 1)
-        if floor > 0 and fits(rungs[floor - 1], rungs[floor]):
-            return floor - 1
-        return floor
+        chosen = floor - 1 if floor > 0 and fits(rungs[floor - 1], rungs[floor]) else floor
+        # In a small volume a smaller overlap may leave the windows as they are.
+        costs = [self._network_seconds(name, rung) for rung in rungs]
+        while chosen > 0 and 0 < costs[chosen - 1] <= costs[chosen]:
+            chosen -= 1
+        return chosen
 
     def _rungs(self) -> list[Rung]:
         """The ladder for the networks that are left, each plan at its old place."""
