@@ -54,6 +54,8 @@ class HostStore:
         self._device = torch.device("cpu") if device is None else device
         self._total = np.zeros((channels, *grid.shape), np.float32)
         self._threads = numba.get_num_threads() if np.prod(grid.window) >= _LEAST_SHARED else 1
+        edges = np.linspace(0, grid.window[0], self._threads + 1).astype(int).tolist()
+        self._parts = list(pairwise(edges))
         # One thread is this one.
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1))
         self._windows = torch.empty(0)
@@ -63,13 +65,9 @@ class HostStore:
         if len(self._windows) < len(places):
             self._windows = torch.empty((len(places), 1, *self._grid.window), pin_memory=self._device.type == "cuda")
         windows = self._windows[: len(places)]
-
-        def work(number: int, start: int, stop: int) -> bool:
-            z, y, x = self._grid.corner(places[number])
-            cut_window(self._image, (z + start, y, x), self._greys, windows[number, 0, start:stop].numpy())
-            return True
-
-        self._share(work, len(places))
+        # Reading is over before a second thread has begun.
+        for place, window in zip(places, windows[:, 0].numpy()):
+            cut_window(self._image, self._grid.corner(place), self._greys, window)
         return windows.to(self._device)
 
     def add(self, places: Sequence[Place], answer: torch.Tensor, is_logits: bool) -> bool:
@@ -113,8 +111,7 @@ class HostStore:
 
         The windows come one after the other, each shared out by planes: they overlap, so two may not be added at once.
         """
-        edges = np.linspace(0, self._grid.window[0], self._threads + 1).astype(int).tolist()
-        first, *others = pairwise(edges)
+        first, *others = self._parts
         done = True
         for number in range(count):
             waiting = [self._pool.submit(work, number, *part) for part in others]
