@@ -12,6 +12,7 @@ from vesuvius_kit.checks import InputTypeError, InputValueError, check_array, ch
 from vesuvius_kit.config import PredictConfig
 from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.console import Progress, no_progress
+from vesuvius_kit.inference.averaging import ProbabilityMean
 from vesuvius_kit.inference.grid import Grid
 from vesuvius_kit.inference.image import ShownImage
 from vesuvius_kit.inference.precision import choose_precision
@@ -31,9 +32,6 @@ from vesuvius_kit.models.rules import KIT_RULES, PredictionRules
 __all__ = ["Model", "NotFiniteError", "OutOfTimeError", "choose_device", "predict_ensemble", "predict_volume"]
 
 logger = logging.getLogger(__name__)
-
-# Probabilities are averaged in units of this part.
-_FIXED_POINT = np.float64(2**40)
 
 
 def choose_device(device: str = PredictConfig.device) -> torch.device:
@@ -231,12 +229,7 @@ def predict_ensemble(
         raise InputValueError(
             f"windows and names must be {len(models)}, as the models, got {len(windows)} and {len(names)}"
         )
-    if len(models) == 1:
-        return predict_volume(models[0], volume, window=windows[0], name=names[0], **settings)
-    total = np.zeros(check_array("volume", volume).shape, np.int64)
+    mean = ProbabilityMean()
     for model, window, name in zip(models, windows, names):
-        probability = predict_volume(model, volume, window=window, name=name, **settings)
-        for plane, more in zip(total, probability):
-            # A sum of whole numbers does not depend on their order.
-            plane += np.rint(more * _FIXED_POINT).astype(np.int64)
-    return (total / (len(models) * _FIXED_POINT)).astype(np.float32)
+        mean.add(predict_volume(model, volume, window=window, name=name, **settings))
+    return mean.mean()
