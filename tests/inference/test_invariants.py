@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
+from vesuvius_kit.config import PredictConfig
 from vesuvius_kit.inference.grid import window_starts
 from vesuvius_kit.inference.predict import predict_volume
 from vesuvius_kit.inference.tta import VIEWS
@@ -79,7 +80,7 @@ def test_it_is_monais_where_the_grids_agree(shape, window):
         theirs = sliding_window_inference(
             torch.from_numpy(volume)[None, None],
             window,
-            1,
+            PredictConfig.batch_size,
             lambda image: model(image).sigmoid(),
             overlap=0.5,
             roi_weight_map=torch.from_numpy(weights),

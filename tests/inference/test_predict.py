@@ -84,6 +84,18 @@ def test_batch_size_and_memory_order_do_not_matter():
         np.testing.assert_allclose(result, results[0], atol=1e-4)
 
 
+def test_windows_come_in_pairs_unless_told_otherwise():
+    """A single window costs a CPU several times as much: torch leaves small convolutions of one to its slow kernel."""
+    batches = []
+
+    def model(image):
+        batches.append(len(image))
+        return image
+
+    predict_volume(model, volume_of((16, 16, 40)), window=16, overlap=0.0, **CPU)
+    assert batches == [2, 1]
+
+
 def test_normalisation_is_that_of_the_record():
     model = create_model("unet3d", initial_filters=4, depth=2, normalisation="volume")
     volume = volume_of((32, 32, 32))

@@ -46,7 +46,7 @@ def test_windows_without_scan_are_not_predicted_and_hold_no_surface():
     seen = []
 
     def model(image):
-        seen.append(float(image.max()))
+        seen.extend(image.amax((1, 2, 3, 4)).tolist())
         return torch.ones_like(image)
 
     result = predict_volume(model, volume, window=16, **CPU)

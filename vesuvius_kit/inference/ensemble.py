@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +67,18 @@ class Answer:
     """Why the others did not, by number."""
     is_late: bool = False
     """Whether the time was over before all had been asked."""
+
+
+class _Question(NamedTuple):
+    """What is asked of each network about one volume."""
+
+    name: str
+    """Of the volume, in messages."""
+    volume: NDArray[Any]
+    """(Z, Y, X)."""
+    overlap: float
+    deadline: float | None = None
+    progress: Progress = no_progress
 
 
 class Ensemble:
@@ -145,9 +157,9 @@ class Ensemble:
 
         Whatever keeps a network from its answer is raised.
         """
-        mean = ProbabilityMean()
+        question, mean = _Question(name, volume, self.whole.overlap, deadline, progress), ProbabilityMean()
         for number, tta in self.whole.members:
-            mean.add(self._ask(name, volume, number, tta, self.whole.overlap, deadline, progress)[0])
+            mean.add(self._ask(question, number, tta)[0])
         return mean.mean()
 
     def answer(
@@ -181,11 +193,10 @@ class Ensemble:
             This process can do nothing more with its GPU, as after an illegal access.
         """
         answer, mean = Answer(), ProbabilityMean()
+        question = _Question(name, volume, rung.overlap, deadline, progress)
         for number, tta in rung.members:
             try:
-                probability, report = self._ask_twice(
-                    name, volume, number, tta, rung.overlap, deadline, progress, make_room
-                )
+                probability, report = self._ask_twice(question, number, tta, make_room)
             except OutOfTimeError:
                 answer.is_late = True
                 break
@@ -215,14 +226,13 @@ class Ensemble:
         for number, window in enumerate(self.windows):
             shape = (*window[:-1], batch * window[-1])
             noise = np.random.default_rng(0).integers(1, 255, shape, np.uint8)
+            question = _Question("of noise", noise, 0.0, deadline)
             for _ in range(2):
                 try:
-                    _, report = self._ask("of noise", noise, number, "none", 0.0, deadline, no_progress)
+                    _, report = self._ask(question, number, "none")
                 except OutOfTimeError:
                     break
-                except (
-                    Exception
-                ) as error:  # a network is anybody's code; what it does to a real volume is dealt with there
+                except Exception as error:  # a network is anybody's code; what it does to a volume is dealt with there
                     if _is_poison(error):
                         raise SpoiltProcessError(one_line(error)) from error
                     logger.debug("trial of %s", self.paths[number], exc_info=True)
@@ -231,19 +241,11 @@ class Ensemble:
         return seconds
 
     def _ask_twice(
-        self,
-        name: str,
-        volume: NDArray[Any],
-        number: int,
-        tta: TTA,
-        overlap: float,
-        deadline: float | None,
-        progress: Progress,
-        make_room: Callable[[], None] | None,
+        self, question: _Question, number: int, tta: TTA, make_room: Callable[[], None] | None
     ) -> tuple[NDArray[np.float32], MemberReport]:
         """As `_ask`; once more with single windows when the memory was too small for the first time."""
         try:
-            return self._ask(name, volume, number, tta, overlap, deadline, progress)
+            return self._ask(question, number, tta)
         except Exception as error:  # a network is anybody's code; all but one kind goes on to the caller
             if _is_poison(error) or not is_out_of_memory(error):
                 raise
@@ -251,27 +253,19 @@ class Ensemble:
         # Only here has the exception let go of what the network held.
         logger.warning(
             "volume %s: the memory was too small for the network of %s (%s): once more, with single windows",
-            name, self.paths[number], reason,
+            question.name, self.paths[number], reason,
         )  # fmt: skip
         if make_room is not None:
             make_room()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._ask(name, volume, number, tta, overlap, deadline, progress, batch_size=1)
+        return self._ask(question, number, tta, batch_size=1)
 
     def _ask(
-        self,
-        name: str,
-        volume: NDArray[Any],
-        number: int,
-        tta: TTA,
-        overlap: float,
-        deadline: float | None,
-        progress: Progress,
-        batch_size: int | None = None,
+        self, question: _Question, number: int, tta: TTA, batch_size: int | None = None
     ) -> tuple[NDArray[np.float32], MemberReport]:
-        """The probability of one network, and what it took."""
+        """The probability of one network, and what it took; ``batch_size`` in place of that of the settings."""
         if number not in self._models:
             # The digest is that of the bytes that predict, in whichever process.
             self._models[number] = load_weights(self.paths[number], self.digests[number])
@@ -282,16 +276,16 @@ class Ensemble:
         started = time.monotonic()
         probability = predict_volume(
             self._models[number],
-            volume,
+            question.volume,
             window=self.windows[number],
-            overlap=overlap,
+            overlap=question.overlap,
             batch_size=settings.batch_size if batch_size is None else batch_size,
             tta=tta,
             device=device,
             dtype=choose_precision(settings.precision, device).dtype,
-            deadline=deadline,
-            name=f"volume {name}: the network of {self.paths[number]}",
-            progress=progress,
+            deadline=question.deadline,
+            name=f"volume {question.name}: the network of {self.paths[number]}",
+            progress=question.progress,
         )
         report = MemberReport(
             number,
@@ -299,7 +293,7 @@ class Ensemble:
             tta,
             self.count_views(number, tta),
             self.windows[number],
-            self.count_windows(volume.shape, number, overlap),
+            self.count_windows(question.volume.shape, number, question.overlap),
             time.monotonic() - started,
         )
         return probability, report
