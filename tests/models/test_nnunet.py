@@ -256,6 +256,38 @@ def test_a_checkpoint_of_the_kit_can_be_halved(tmp_path):
         convert_weights(path, tmp_path / "again", surface="recto")
 
 
+def test_a_converted_checkpoint_keeps_the_settings_of_its_training(tmp_path):
+    model = create_model("unet3d", initial_filters=2, depth=1)
+    source = tmp_path / "run" / "fold_0" / "last"
+    path = save_checkpoint(source, model, {}, torch.optim.SGD(model.parameters(), lr=0.1), "predict:\n  overlap: 0.3\n")
+    converted = convert_weights(path, tmp_path / "kit")
+    assert converted.with_name("config.yaml").read_text() == (source / "config.yaml").read_text()
+    # A run would lose its optimiser, and could not go on.
+    before = path.read_bytes()
+    for given in (path, source, tmp_path / "run"):
+        with pytest.raises(InputValueError, match="output must be another folder than the checkpoint's"):
+            convert_weights(given, source)
+    assert path.read_bytes() == before
+
+
+def test_what_is_almost_a_results_folder_is_named(tmp_path):
+    folder = write_nnunet_folder(tmp_path / "Dataset001" / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    with pytest.raises(InputNotFoundError, match=r"must be given itself, got .*Dataset001, which holds .*3d_fullres"):
+        find_weights([tmp_path / "Dataset001"])
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    for name in ("checkpoint_final.pth", "model.zip"):
+        alone = tmp_path / "alone" / name
+        alone.parent.mkdir(exist_ok=True)
+        alone.write_bytes(checkpoint.read_bytes())
+        for use in (lambda path: find_weights([path]), lambda path: convert_weights(path, tmp_path / "kit")):
+            with pytest.raises(InputValueError, match=r"nnU-Net's results folder \(plans.json, .*\), unpacked, got"):
+                use(alone)
+    (folder / "plans.json").unlink()
+    for place in (folder, folder / "fold_0", alone.parent):
+        with pytest.raises(InputNotFoundError, match=r"must be complete \(plans.json, dataset.json and fold_"):
+            find_weights([place])
+
+
 def test_weights_of_both_kinds_are_found_and_told_apart(tmp_path):
     folder = write_nnunet_folder(tmp_path / "nnunet", folds=(0, 1))
     model = create_model("unet3d", initial_filters=2, depth=1)
