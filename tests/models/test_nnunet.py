@@ -117,6 +117,18 @@ def test_names_that_do_not_match_are_listed_in_one_line(tmp_path):
     assert "encoder.stages.0.0.convs.0.conv.weight is (4, 2, 3, 3, 3) for (4, 1, 3, 3, 3)" in message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.to_sparse, torch.Tensor.int, lambda value: value.to(torch.complex64), lambda value: value.to("meta")],
+)
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path, change):
+    weights = make_weights(plans(), dataset())
+    name = "decoder.seg_layers.1.weight"
+    weights[name] = change(weights[name])
+    with pytest.raises(InputValueError, match=rf"must match the network .*: {name} is torch\."):
+        load_nnunet(write_nnunet_folder(tmp_path, weights=weights))
+
+
 def test_many_names_that_do_not_match_are_counted(tmp_path):
     folder = write_nnunet_folder(tmp_path, weights={})
     with pytest.raises(InputValueError, match=r"is missing, .* and \d+ more$"):
@@ -157,6 +169,7 @@ def test_damaged_checkpoints_are_refused(tmp_path):
         ({"network_weights": [1]}, "must hold tensors by name in network_weights"),
         ({"network_weights": {"a": 1}}, "must hold tensors by name in network_weights"),
         ({"inference_allowed_mirroring_axes": (3,)}, r"must be axes 0, 1, 2, got \(3,\)"),
+        ({"inference_allowed_mirroring_axes": [[0]]}, r"must be axes 0, 1, 2, got \[\[0\]\]"),
     ],
 )
 def test_checkpoints_of_another_kind_are_refused(tmp_path, changes, message):
