@@ -242,3 +242,21 @@ def test_results_folders_of_nnunet_are_models(tmp_path):
     (folder / "dataset.json").unlink()
     with pytest.raises(InputNotFoundError):
         paths.find_models(roots=[tmp_path / "input"])
+
+
+def test_a_converted_checkpoint_is_a_model(tmp_path):
+    from tests.helpers.nnunet_folders import write_nnunet_folder
+    from vesuvius_kit.models.weights import convert_weights, find_weights
+
+    # As the README says to send it: the folder that was written, as a data set.
+    root = tmp_path / "input" / "datasets" / "somebody" / "surface-m7"
+    path = convert_weights(write_nnunet_folder(tmp_path / "nnunet"), root)
+    assert paths.find_models(roots=[tmp_path / "input"]) == [root]
+    assert find_weights(paths.find_models(roots=[tmp_path / "input"])) == [path]
+
+
+def test_the_two_checkpoints_of_a_fold_are_no_two_models(tmp_path):
+    for kind in ("best", "last"):
+        make_run(tmp_path, "alone", kind)
+    with pytest.raises(InputNotFoundError):
+        paths.find_models(roots=[tmp_path / "alone"])

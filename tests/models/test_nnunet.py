@@ -117,6 +117,18 @@ def test_names_that_do_not_match_are_listed_in_one_line(tmp_path):
     assert "encoder.stages.0.0.convs.0.conv.weight is (4, 2, 3, 3, 3) for (4, 1, 3, 3, 3)" in message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.to_sparse, torch.Tensor.int, lambda value: value.to(torch.complex64), lambda value: value.to("meta")],
+)
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path, change):
+    weights = make_weights(plans(), dataset())
+    name = "decoder.seg_layers.1.weight"
+    weights[name] = change(weights[name])
+    with pytest.raises(InputValueError, match=rf"must match the network .*: {name} is torch\."):
+        load_nnunet(write_nnunet_folder(tmp_path, weights=weights))
+
+
 def test_many_names_that_do_not_match_are_counted(tmp_path):
     folder = write_nnunet_folder(tmp_path, weights={})
     with pytest.raises(InputValueError, match=r"is missing, .* and \d+ more$"):
@@ -157,6 +169,7 @@ def test_damaged_checkpoints_are_refused(tmp_path):
         ({"network_weights": [1]}, "must hold tensors by name in network_weights"),
         ({"network_weights": {"a": 1}}, "must hold tensors by name in network_weights"),
         ({"inference_allowed_mirroring_axes": (3,)}, r"must be axes 0, 1, 2, got \(3,\)"),
+        ({"inference_allowed_mirroring_axes": [[0]]}, r"must be axes 0, 1, 2, got \[\[0\]\]"),
     ],
 )
 def test_checkpoints_of_another_kind_are_refused(tmp_path, changes, message):
@@ -254,6 +267,38 @@ def test_a_checkpoint_of_the_kit_can_be_halved(tmp_path):
         assert torch.equal(own, other.half().float())
     with pytest.raises(InputValueError, match="surface must be left out for a checkpoint of the kit, got 'recto'"):
         convert_weights(path, tmp_path / "again", surface="recto")
+
+
+def test_a_converted_checkpoint_keeps_the_settings_of_its_training(tmp_path):
+    model = create_model("unet3d", initial_filters=2, depth=1)
+    source = tmp_path / "run" / "fold_0" / "last"
+    path = save_checkpoint(source, model, {}, torch.optim.SGD(model.parameters(), lr=0.1), "predict:\n  overlap: 0.3\n")
+    converted = convert_weights(path, tmp_path / "kit")
+    assert converted.with_name("config.yaml").read_text() == (source / "config.yaml").read_text()
+    # A run would lose its optimiser, and could not go on.
+    before = path.read_bytes()
+    for given in (path, source, tmp_path / "run"):
+        with pytest.raises(InputValueError, match="output must be another folder than the checkpoint's"):
+            convert_weights(given, source)
+    assert path.read_bytes() == before
+
+
+def test_what_is_almost_a_results_folder_is_named(tmp_path):
+    folder = write_nnunet_folder(tmp_path / "Dataset001" / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    with pytest.raises(InputNotFoundError, match=r"must be given itself, got .*Dataset001, which holds .*3d_fullres"):
+        find_weights([tmp_path / "Dataset001"])
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    for name in ("checkpoint_final.pth", "model.zip"):
+        alone = tmp_path / "alone" / name
+        alone.parent.mkdir(exist_ok=True)
+        alone.write_bytes(checkpoint.read_bytes())
+        for use in (lambda path: find_weights([path]), lambda path: convert_weights(path, tmp_path / "kit")):
+            with pytest.raises(InputValueError, match=r"nnU-Net's results folder \(plans.json, .*\), unpacked, got"):
+                use(alone)
+    (folder / "plans.json").unlink()
+    for place in (folder, folder / "fold_0", alone.parent):
+        with pytest.raises(InputNotFoundError, match=r"must be complete \(plans.json, dataset.json and fold_"):
+            find_weights([place])
 
 
 def test_weights_of_both_kinds_are_found_and_told_apart(tmp_path):

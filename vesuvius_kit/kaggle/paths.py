@@ -63,13 +63,19 @@ def find_models(*, roots: Roots = None) -> list[Path]:
     """Return the folders that hold weights, sorted: of a model, a data set or a notebook's output.
 
     Each is a run of the kit, with ``fold_*/best/checkpoint.safetensors``, or ``last`` where it was stopped before it had a
-    best; or a results folder of nnU-Net, with ``plans.json`` and ``fold_*/checkpoint_*.pth``.
+    best; a folder with a ``checkpoint.safetensors`` of its own, as ``vesuvius-kit convert`` writes it; or a results folder of
+    nnU-Net, with ``plans.json`` and ``fold_*/checkpoint_*.pth``.
     `vesuvius_kit.models.weights.find_weights` takes them as they are.
     """
     roots = _roots(roots)
     found = {folder.resolve(): folder for root in roots for folder, _ in _search(root, _holds_weights)}
     if not found:
-        raise _not_found("a model (fold_*/best/checkpoint.safetensors)", roots, ())
+        raise _not_found(
+            "a model (fold_*/best/checkpoint.safetensors, checkpoint.safetensors, or nnU-Net's plans.json, dataset.json and "
+            "fold_*/checkpoint_*.pth)",
+            roots,
+            (),
+        )
     return sorted(found.values())
 
 
@@ -119,6 +125,9 @@ def _is_bundle(folder: Path) -> bool:
 def _holds_weights(folder: Path) -> bool:
     folds = [fold for fold in _folders_in(folder) if fold.name.startswith("fold_")]
     if any((fold / kind / "checkpoint.safetensors").is_file() for fold in folds for kind in ("best", "last")):
+        return True
+    # Those two are a run's: of a fold one of them is meant, not both.
+    if folder.name not in ("best", "last") and (folder / "checkpoint.safetensors").is_file():
         return True
     is_nnunet = bool(folds) and all((folder / name).is_file() for name in ("plans.json", "dataset.json"))
     return is_nnunet and any(

@@ -298,7 +298,7 @@ def _mirror_axes(content: Mapping[str, Any], path: Path) -> tuple[int, ...] | No
     axes = content.get("inference_allowed_mirroring_axes")
     if axes is None:
         return None
-    if not isinstance(axes, (tuple, list)) or not set(axes) <= {0, 1, 2}:
+    if not isinstance(axes, (tuple, list)) or any(axis not in (0, 1, 2) for axis in axes):
         raise InputValueError(f"inference_allowed_mirroring_axes must be axes 0, 1, 2, got {axes!r} in {path}")
     return tuple(int(axis) for axis in axes) or None
 
@@ -325,6 +325,11 @@ def _load_weights(member: torch.nn.Module, weights: Mapping[str, torch.Tensor], 
     faults = [f"{name} is missing" for name in state if name not in weights]
     faults += [f"{name} is not of the network" for name in weights if name not in state]
     faults += [
+        f"{name} is {value.dtype}, {value.layout}, on {value.device}"
+        for name, value in weights.items()
+        if name in state and not _is_plain(value, state[name])
+    ]
+    faults += [
         f"{name} is {tuple(weights[name].shape)} for {tuple(own.shape)}"
         for name, own in state.items()
         if name in weights and weights[name].shape != own.shape
@@ -335,3 +340,9 @@ def _load_weights(member: torch.nn.Module, weights: Mapping[str, torch.Tensor], 
             f"checkpoint must match the network of its plans name by name, got {path}: {', '.join(faults[:_LISTED])}{more}"
         )
     member.load_state_dict(dict(weights))
+
+
+def _is_plain(value: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a tensor is of real numbers as a network holds them: not packed, and with a value of its own everywhere."""
+    is_dense = value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"
+    return is_dense and value.is_floating_point() == own.is_floating_point() and not value.is_complex()

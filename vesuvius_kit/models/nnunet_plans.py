@@ -13,12 +13,10 @@ from typing import Any
 from vesuvius_kit.checks import (
     InputTypeError,
     InputValueError,
-    check_file,
     check_integer,
     check_real,
     check_size,
     check_spacing,
-    name_os_errors,
     one_line,
 )
 from vesuvius_kit.models.nnunet_network import ACTIVATIONS
@@ -101,14 +99,6 @@ class NnUNetLabels:
                 return channel
         known = ", ".join("/".join(names) for names in self.channels[first:])
         raise InputValueError(f"surface must be among {known}, got {wanted!r}")
-
-
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Read a JSON file that holds an object."""
-    path = check_file("nnU-Net file", path)
-    with name_os_errors(f"read {path}"):
-        data = path.read_bytes()
-    return parse_json(data, path)
 
 
 def parse_json(data: bytes, path: Path | str) -> dict[str, Any]:

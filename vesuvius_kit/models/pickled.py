@@ -12,20 +12,8 @@ import torch
 
 from vesuvius_kit.checks import InputValueError, name_os_errors, one_line
 
-_NUMBERS = (
-    "float64",
-    "float32",
-    "float16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint64",
-    "uint32",
-    "uint16",
-    "uint8",
-    "bool",
-)
+# As NumPy's pickles call the types of numbers; no objects, which are addresses in memory.
+_NUMBER = re.compile(r"[<>=|]?(f[248]|[iu][1248]|b1)")
 # Whatever a damaged file makes of torch's reader.
 _DAMAGE = (
     RuntimeError,
@@ -71,13 +59,54 @@ def read_pickled(source: Path | BinaryIO, path: Path | str | None = None, *, is_
         raise InputValueError(f"checkpoint cannot be read: {path} ({one_line(error)[:100]})") from error
 
 
-def _allowed() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """NumPy's numbers and arrays by the names that they have in its releases 1 and 2."""
-    from numpy._core.multiarray import _reconstruct, scalar
+class _NumberType:
+    """Stands in for ``numpy.dtype`` while a pickle is read: a type of numbers, nothing else."""
 
-    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [np.dtype, np.ndarray]
-    allowed += {type(np.dtype(kind)) for kind in _NUMBERS}
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or not _NUMBER.fullmatch(name):
+            raise pickle.UnpicklingError("global numpy.dtype of other than numbers")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("global numpy.dtype of an unknown order of bytes")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _NumberArray(np.ndarray[Any, Any]):
+    """Stands in for ``numpy.ndarray``, whose own constructor would read objects from any address that a pickle names."""
+
+    def __new__(cls) -> "_NumberArray":
+        return super().__new__(cls, (0,), np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, is_fortran, data = state
+        if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("global numpy.ndarray of other than numbers")
+        super().__setstate__((1, shape, kind.dtype, is_fortran, data))
+
+
+def _make_array(*_: object) -> _NumberArray:
+    return _NumberArray()
+
+
+def _make_number(kind: object, data: object) -> Any:
+    if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
+        raise pickle.UnpicklingError("global numpy.core.multiarray.scalar of other than a number")
+    (number,) = np.frombuffer(data, kind.dtype)
+    return number
+
+
+def _allowed() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What reads NumPy's numbers and arrays, by the names that they have in its releases 1 and 2.
+
+    NumPy's own ``dtype`` and ``ndarray`` are not among them: called by a pickle, they make arrays of objects out of bytes.
+    """
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (_NumberType, "numpy.dtype"),
+        (_NumberArray, "numpy.ndarray"),
+    ]
     for core in ("core", "_core"):
-        allowed.append((scalar, f"numpy.{core}.multiarray.scalar"))
-        allowed.append((_reconstruct, f"numpy.{core}.multiarray._reconstruct"))
+        allowed.append((_make_number, f"numpy.{core}.multiarray.scalar"))
+        allowed.append((_make_array, f"numpy.{core}.multiarray._reconstruct"))
     return allowed

@@ -4,7 +4,6 @@ Interpolation by a tensor product of splines is one small matrix an axis, its bo
 three matrix products in float32, which are faster than a spline at every voxel and need no float64 copy of it.
 """
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -104,8 +103,3 @@ def _interpolation_matrix(length: int, new_length: int, order: int) -> NDArray[A
     # Row by row, each a signal of one voxel; a column of the identity would be filtered along the other axis too.
     rows = [zoom(unit, new_length / length, order=order, mode="nearest", grid_mode=True) for unit in np.eye(length)]
     return np.ascontiguousarray(np.stack(rows, axis=1).astype(np.float32))
-
-
-def have_same_spacing(spacing: Spacing, other: Spacing) -> bool:
-    """Return whether two spacings are equal but for rounding."""
-    return all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(spacing, other, strict=True))

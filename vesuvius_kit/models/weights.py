@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.checks import InputNotFoundError, InputValueError, name_os_errors
 from vesuvius_kit.models.checkpoint import (
     find_checkpoints,
     have_same_weights,
@@ -15,8 +15,12 @@ from vesuvius_kit.models.checkpoint import (
     save_checkpoint,
 )
 from vesuvius_kit.models.nnunet import Fold, digest_nnunet, find_nnunet, is_nnunet, load_nnunet, read_rules
+from vesuvius_kit.models.nnunet_plans import DATASET_NAME, PLANS_NAME
 from vesuvius_kit.models.registry import SegmentationModel
 from vesuvius_kit.models.rules import PredictionRules
+
+_RESULTS_FOLDER = f"{PLANS_NAME}, {DATASET_NAME} and fold_*/checkpoint_*.pth"
+_FOREIGN_SUFFIXES = (".pth", ".pt", ".ckpt", ".zip")
 
 
 class WeightsFile(NamedTuple):
@@ -44,8 +48,28 @@ def find_weights(paths: Iterable[Path | str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        found += [path] if is_nnunet(path) else find_checkpoints([path])
+        found += [path] if is_nnunet(path) else _find_of_the_kit(path)
     return found
+
+
+def _find_of_the_kit(path: Path) -> list[Path]:
+    """The checkpoints of the kit that a path means; what looks like nnU-Net's without being complete is named."""
+    if path.is_file() and path.suffix in _FOREIGN_SUFFIXES:
+        raise InputValueError(
+            f"weights must be a checkpoint of the kit or nnU-Net's results folder ({_RESULTS_FOLDER}), unpacked, got {path}"
+        )
+    try:
+        return find_checkpoints([path])
+    except InputNotFoundError as error:
+        if nested := sorted(plans.parent for depth in ("*", "*/*") for plans in path.glob(f"{depth}/{PLANS_NAME}")):
+            raise InputNotFoundError(
+                f"nnU-Net's results folder must be given itself, got {path}, which holds {', '.join(map(str, nested[:4]))}"
+            ) from error
+        if any(True for pattern in ("*.pth", "fold_*/*.pth") for _ in path.glob(pattern)):
+            raise InputNotFoundError(
+                f"nnU-Net's results folder must be complete ({_RESULTS_FOLDER}), got {path} without"
+            ) from error
+        raise
 
 
 def inspect_weights(path: Path | str) -> WeightsFile:
@@ -115,7 +139,7 @@ def convert_weights(
     path
         A results folder of nnU-Net, or a checkpoint of the kit, whose optimiser is left out.
     output
-        Made if missing; an earlier checkpoint there is replaced.
+        Made if missing; an earlier checkpoint there is replaced, but never the one that is converted.
     half
         Store the weights in float16, half the size.
     folds, checkpoint, surface
@@ -128,10 +152,24 @@ def convert_weights(
     for name, value in (("folds", folds), ("checkpoint", checkpoint), ("surface", surface)):
         if value is not None:
             raise InputValueError(f"{name} must be left out for a checkpoint of the kit, got {value!r}")
-    (file,) = _only(find_checkpoints([path]), path)
+    (file,) = _only(find_weights([path]), path)
+    if file.parent.resolve() == Path(output).resolve():
+        raise InputValueError(
+            f"output must be another folder than the checkpoint's, which would be replaced, got {output}"
+        )
     inspected = inspect_checkpoint(file)
     state = {key: value for key, value in inspected.header.state.items() if key == "config"}
-    return save_checkpoint(output, load_model(file, inspected.digest), {**state, "source": inspected.digest}, half=half)
+    state["source"] = inspected.digest
+    return save_checkpoint(output, load_model(file, inspected.digest), state, config_yaml=_read_config(file), half=half)
+
+
+def _read_config(file: Path) -> str | None:
+    """The settings of the training beside a checkpoint, as the notebooks read them."""
+    beside = file.with_name("config.yaml")
+    if not beside.is_file():
+        return None
+    with name_os_errors(f"read {beside}"):
+        return beside.read_text(encoding="utf-8")
 
 
 def _only(files: Sequence[Path], path: Path | str) -> Sequence[Path]:
