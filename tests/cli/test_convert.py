@@ -55,10 +55,3 @@ def test_nnunets_weights_need_no_settings(tmp_path):
     assert settings_of_training(options) == {"predict": {}, "postprocess": {}}
     assert main(["convert", str(folder), "--output", str(tmp_path / "kit")]) == 0
     assert settings_of_training({**options, "checkpoints": [tmp_path / "kit"]}) == {"predict": {}, "postprocess": {}}
-
-
-def test_weights_of_the_kit_without_settings_are_refused(tmp_path):
-    save_checkpoint(tmp_path, create_model("unet3d", initial_filters=2, depth=1), {})
-    options = {"config": None, "checkpoints": [tmp_path], "predict": None}
-    with pytest.raises(ValueError, match=r"must hold the settings of its training \(or give --config\)"):
-        settings_of_training(options)

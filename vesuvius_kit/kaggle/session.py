@@ -95,15 +95,11 @@ def find_earlier_checkpoint(fold: int) -> Path | None:
     return last if last.is_dir() else None
 
 
-def find_config(models: Sequence[Path | str]) -> Path | None:
-    """Return the ``config.yaml`` beside the first of some weights that have one: with what they were trained and scored.
+def stored_settings(models: Sequence[Path | str]) -> dict[str, Any]:
+    """Return the settings that the weights bring along, by name, as far as they agree; see `agreed_settings`."""
+    from vesuvius_kit.models.weights import agreed_settings, find_weights
 
-    Weights that were trained elsewhere have none; what they need of it is part of their record.
-    """
-    from vesuvius_kit.models.weights import find_weights
-
-    beside = (path.with_name("config.yaml") for path in find_weights(models) if path.is_file())
-    return next((path for path in beside if path.is_file()), None)
+    return agreed_settings(find_weights(models))
 
 
 def find_or_train_models(session: Session, *, progress: Progress = no_progress) -> list[Path]:

@@ -157,8 +157,8 @@ def load_nnunet(
     checkpoint
         ``final``, ``best`` or the name of a file. Default: final, where a fold has none, best.
     surface
-        The labels or regions that are the surface, by name or number. Default: the only foreground; of several, those whose
-        name contains surface, recto, papyrus or sheet, else all.
+        The labels or regions that are the surface, by name or number. Default: the only foreground; of several, those called
+        surface, recto, papyrus or sheet, else those whose name contains such a word, else all.
     digest
         What `digest_nnunet` said of the files before: other bytes are refused.
 

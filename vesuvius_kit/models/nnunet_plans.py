@@ -5,6 +5,7 @@ does not do is refused by its name: a setting that is passed over would change t
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from vesuvius_kit.models.rules import Interpolation, OutputRule, ResamplingRule
 
 PLANS_NAME = "plans.json"
 DATASET_NAME = "dataset.json"
+
+logger = logging.getLogger(__name__)
 
 _SURFACE_WORDS = ("surface", "recto", "papyrus", "sheet")
 _SCHEMES = {
@@ -76,17 +79,18 @@ class NnUNetLabels:
         """Return the rule that makes the probability of the surface.
 
         ``surface`` names labels or regions, by name or, for labels, by number. By default it is the only foreground; of
-        several those whose name contains surface, recto, papyrus or sheet, and all of them where none does.
+        several those called surface, recto, papyrus or sheet, else those whose name contains such a word, else all of them.
         """
         first = 1 if self.kind == "softmax" else 0
         foreground = range(first, len(self.channels))
         if surface is None:
-            named = [
-                c
-                for c in foreground
-                if any(word in name.lower() for name in self.channels[c] for word in _SURFACE_WORDS)
-            ]
-            chosen = [*foreground] if len(foreground) == 1 or not named else named
+            names = {c: [name.lower() for name in self.channels[c]] for c in foreground}
+            called = [c for c in foreground if set(names[c]) & set(_SURFACE_WORDS)]
+            like = [c for c in foreground if any(word in name for name in names[c] for word in _SURFACE_WORDS)]
+            chosen = [*foreground] if len(foreground) == 1 else called or like or [*foreground]
+            if len(foreground) > 1:
+                taken, known = ("/".join(self.channels[c][0] for c in some) for some in (chosen, foreground))
+                logger.info("the surface is %s, of %s", taken, known)
         else:
             wanted = [surface] if isinstance(surface, (str, int)) else list(surface)
             chosen = [self._find(name, first) for name in wanted]

@@ -1,5 +1,6 @@
 """Weights of any origin: the kit's checkpoints and nnU-Net's results folders, found, told apart and loaded alike."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,11 @@ from vesuvius_kit.models.nnunet import Fold, digest_nnunet, find_nnunet, is_nnun
 from vesuvius_kit.models.nnunet_plans import DATASET_NAME, PLANS_NAME
 from vesuvius_kit.models.registry import SegmentationModel
 from vesuvius_kit.models.rules import PredictionRules
+
+logger = logging.getLogger(__name__)
+
+_OF_THE_MACHINE = ("predict.device", "predict.precision")
+_OF_THE_NETWORK = ("predict.window", "predict.overlap", "predict.tta")
 
 _RESULTS_FOLDER = f"{PLANS_NAME}, {DATASET_NAME} and fold_*/checkpoint_*.pth"
 _FOREIGN_SUFFIXES = (".pth", ".pt", ".ckpt", ".zip")
@@ -89,18 +95,39 @@ def inspect_weights(path: Path | str) -> WeightsFile:
 
 
 def read_settings(path: Path | str) -> Mapping[str, Any] | None:
-    """Return the settings of the training by section, None where the weights bring their own rules instead.
+    """Return the settings of the training by section, None where the weights bring none: those of other programs.
 
-    Read from a checkpoint's header alone; a checkpoint with neither is refused.
+    Read from a checkpoint's header alone.
     """
     if is_nnunet(path):
         return None
-    header = read_checkpoint_header(path)
-    if not isinstance(header.state.get("config"), dict):
-        if header.record.rules.window is not None:
-            return None
-        raise InputValueError(f"checkpoint must hold the settings of its training (or give --config), got {path}")
-    return _settings_of(header.state)
+    settings = read_checkpoint_header(path).state.get("config")
+    return settings if isinstance(settings, dict) else None
+
+
+def agreed_settings(weights: Iterable[Path | str]) -> dict[str, Any]:
+    """Return how some weights, entries of `find_weights`, were predicted and repaired while they were trained.
+
+    The keys are the settings' names, such as ``predict.overlap``. Device and precision belong to the machine and are left out,
+    and so is, with a line in the log, what the weights do not agree on. Beside weights that bring none, as nnU-Net's, so are
+    window, overlap and test-time augmentation: those have rules of their own.
+    """
+    found = [read_settings(path) for path in weights]
+    those_with = [settings for settings in found if settings is not None]
+    bring_rules = len(those_with) < len(found)
+    agreed: dict[str, Any] = {}
+    for section in ("predict", "postprocess"):
+        names = {name: None for settings in those_with for name in settings.get(section, {})}
+        for name in names:
+            key, values = f"{section}.{name}", [settings.get(section, {}).get(name) for settings in those_with]
+            if key in _OF_THE_MACHINE or (bring_rules and key in _OF_THE_NETWORK):
+                continue
+            if all(value == values[0] for value in values):
+                agreed[key] = values[0]
+            else:
+                said = ", ".join(map(str, values))
+                logger.info("the weights do not agree on %s (%s): the default holds, unless it is given", key, said)
+    return agreed
 
 
 def _settings_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
