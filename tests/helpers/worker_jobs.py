@@ -36,7 +36,7 @@ class Square:
             raise ZeroDivisionError("no\nway")
         if task == "kill" or (task == "kill once" and claim(self.folder / "killed")):
             kill_me()
-        if task == "sleep":
+        if task in ("sleep", "sleep again"):
             time.sleep(600)
         return (task * task if isinstance(task, int) else task), seconds, os.environ["OMP_NUM_THREADS"]
 
