@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.worker_jobs import Square, StagedSquare
+from helpers.worker_jobs import LateNews, Square, StagedSquare
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.inference.stages import Stop, run_here
@@ -184,6 +184,12 @@ def test_a_staged_job_reads_ahead_and_finishes_behind(tmp_path, runner):
     for task in tasks[:-1]:
         assert log.index(f"read-{task + 1}") < log.index(f"worked-{task}")
         assert log.index(f"work-{task + 1}") < log.index(f"finished-{task}")
+
+
+def test_the_news_of_the_last_task_are_told_though_its_result_comes_first():
+    told = []
+    assert len(list(run_in_processes([LateNews()], [1, 2], on_news=lambda *content: told.append(content)))) == 2
+    assert told == [(1, 0, "news"), (2, 0, "news")]
 
 
 def test_a_killed_process_gives_both_of_its_tasks_back(tmp_path):

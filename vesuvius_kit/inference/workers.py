@@ -122,7 +122,7 @@ def run_in_processes(
         spare_jobs = [jobs[0]]
         while True:
             _hand_out(workers, waiting, order_for)
-            if not waiting and not any(worker.held or worker.expected for worker in workers):
+            if not waiting and not any(worker.is_busy for worker in workers):
                 return
             timeout = None if seconds_left is None else seconds_left()
             if timeout is not None and timeout <= 0:
@@ -238,6 +238,11 @@ class _Worker(Generic[_Task, _Result]):
             undo.callback(self.stop)
             self._send(job)
             undo.pop_all()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything more to be heard of a task: what is left of a short one may end before its news."""
+        return bool(self.held or self.expected) or (self.was_ready and not self.is_idle)
 
     def hand(self, task: _Task, order: object) -> None:
         """Give the process its next task."""
