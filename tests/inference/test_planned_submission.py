@@ -17,11 +17,14 @@ from helpers.slow_models import SlowJob
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
 from vesuvius_kit.inference import ensemble, submission
+from vesuvius_kit.inference.jobs import VolumeJob
 from vesuvius_kit.inference.ladder import RIDGE, Rung
+from vesuvius_kit.inference.schedule import Order
 from vesuvius_kit.inference.submission import validate_submission, write_submission
 from vesuvius_kit.io.volume import read_volume, write_volume
 from vesuvius_kit.models import create_model
 from vesuvius_kit.models.checkpoint import save_checkpoint
+from vesuvius_kit.postprocess.pipeline import choose_pipeline
 
 PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32", device="cpu", tta="mirror", batch_size=2)
 RAW = PostprocessConfig("raw")
@@ -269,6 +272,18 @@ def test_a_disk_that_is_full_at_a_mask_stops_the_work_and_leaves_the_archive(wor
     record = record_of(tmp_path / "s.zip")
     assert sorted(record["volumes"]) == NAMES
     assert "No space left on device" in record["volumes"]["903"]["causes"][0]
+
+
+def test_the_time_that_a_volume_was_waited_for_is_the_networks_loss(work, tmp_path):
+    networks = ensemble.Ensemble([work / "run" / "fold_0"], PREDICT)
+    job = VolumeJob({"901": work / "test_images" / "901.tif"}, networks, tmp_path, choose_pipeline("raw"))
+    made = {}
+    for waited in (0.0, 60.0):
+        order = Order(networks.whole, 0, 50.0, True, issued=time.monotonic() - waited)
+        _, rest = job.work("901", job.read("901"), order, lambda: None)
+        made[waited] = rest()
+    assert (made[0.0].made, made[0.0].is_late) == ("network", False)
+    assert (made[60.0].made, made[60.0].is_late) == ("ridge", True)
 
 
 def submit(work, output, *more, environment=None):

@@ -160,7 +160,8 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         self, task: str, material: Material, order: Order, settle: Callable[[], None]
     ) -> tuple[NetworkReport, Callable[[], VolumeReport]]:
         """Predict a volume by a plan, and return what is left to do for its result."""
-        deadline = None if order.seconds is None else time.monotonic() + order.seconds
+        # From when it was ordered, whichever process ordered it: the volume may have been waited for meanwhile.
+        deadline = None if order.seconds is None else order.issued + order.seconds
         if material.error is not None and is_out_of_memory(material.error):
             settle()
             material = self.read(task)
