@@ -180,12 +180,15 @@ def test_out_of_memory_shrinks_the_batch_and_the_network_still_answers(work, tmp
         assert (one != other).mean() < 1e-3
 
 
-def test_a_repair_that_fails_leaves_the_probability_as_a_mask(work, tmp_path, monkeypatch):
+@pytest.mark.parametrize("budget", [None, 600.0])
+def test_a_repair_that_fails_leaves_the_probability_as_a_mask(work, tmp_path, monkeypatch, budget):
+    """Where it is timed beforehand too."""
+
     def no_memory(*_):
         raise MemoryError("simulated")
 
     monkeypatch.setattr("vesuvius_kit.inference.jobs.run_pipeline", no_memory)
-    summary = write_with(work, tmp_path / "s.zip")
+    summary = write_with(work, tmp_path / "s.zip", budget_seconds=budget)
     assert sorted(summary.predicted) == sorted(summary.reduced) == NAMES
     assert (
         "the repair failed, the mask is what exceeds 0.5: MemoryError"
