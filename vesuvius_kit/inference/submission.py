@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +18,9 @@ import numpy as np
 from vesuvius_kit.checks import (
     InputError,
     InputOSError,
+    check_integer,
     check_output_file,
+    check_real,
     make_folder,
     make_scratch_folder,
     name_os_errors,
@@ -147,6 +149,10 @@ def write_submission(
     (['7'], [])
     """
     started = time.monotonic()
+    if budget_seconds is not None:
+        check_real("budget_seconds", budget_seconds, above=0)
+    if workers is not None:
+        check_integer("workers", workers, minimum=1)
     zip_path = Path(zip_path)
     catalogue = list_masks(images)
     ensemble = Ensemble(checkpoints, predict)
@@ -301,7 +307,7 @@ class _Run:
             return None
         report = self._job.make_simple_mask(name)
         causes = [*(before.causes if before else ["the time was over"]), *report.causes]
-        return VolumeReport(report.made, report.order, [], list(dict.fromkeys(causes)), report.seconds)
+        return replace(report, causes=list(dict.fromkeys(causes)))
 
     def close(self, images: Path | str, started: float, progress: Progress) -> SubmissionSummary:
         """Pack the archive, check it, and return what it holds."""
@@ -361,7 +367,8 @@ class _Run:
     ) -> None:
         """Say which volumes have less than was asked for."""
         record, n_volumes = self._record, len(self._catalogue.shapes)
-        late = [name for name in simple if name not in failed and name not in self._catalogue.faults]
+        unread = {name for name, report in self._reports.items() if report.is_unread} | self._catalogue.faults.keys()
+        late = [name for name in simple if name not in failed and name not in unread]
         budget = self._schedule.budget_seconds
         if late:
             over = "no process is left" if budget is None else f"the budget of {budget:.0f} s is over"
