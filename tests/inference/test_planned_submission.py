@@ -14,6 +14,7 @@ import pytest
 from helpers.competitions import make_pair
 from helpers.slow_models import SlowJob
 
+from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
 from vesuvius_kit.inference import ensemble, submission
@@ -122,6 +123,13 @@ def test_plans_that_are_given_are_followed(work, tmp_path):
     assert [entry["networks"][0]["number"] for entry in volumes.values()] == [1] * 10
     assert {entry["what"] for entry in volumes.values()} == {"1 network, tta none, overlap 0"}
     assert sorted(summary.predicted) == NAMES
+
+
+def test_views_that_a_window_does_not_allow_are_refused_before_the_work(work, tmp_path):
+    flat = PredictConfig(window=(16, 16, 32), precision="fp32", device="cpu")
+    with pytest.raises(InputValueError, match="window must be square in y and x for tta 'seven'"):
+        write_with(work, tmp_path / "s.zip", predict=flat, plan=[Rung(((0, "seven"),), 0.0)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_prints_the_plans_and_what_was_done(work, tmp_path, capsys):

@@ -45,6 +45,7 @@ from vesuvius_kit.inference.live_archive import LiveArchive
 from vesuvius_kit.inference.results import list_some, note_pipeline, open_results, read_precision
 from vesuvius_kit.inference.run_record import RunRecord
 from vesuvius_kit.inference.schedule import Schedule
+from vesuvius_kit.inference.tta import check_views
 from vesuvius_kit.inference.workers import WorkerError
 from vesuvius_kit.io.folder_lock import lock_folder
 from vesuvius_kit.io.volume import read_volume, write_volume
@@ -389,13 +390,18 @@ class _Run:
 
 
 def _ladder_of(plan: Path | str | Sequence[Rung] | None, ensemble: Ensemble) -> list[Rung]:
-    """The plans that were given, or those by default."""
+    """The plans that were given, or those by default, with views that the windows allow."""
     settings, n_models = ensemble.predict_settings, len(ensemble.paths)
     if plan is None:
-        return make_ladder(n_models, settings.tta, settings.overlap, ensemble.count_views)
-    if isinstance(plan, (str, Path)):
-        return read_ladder(plan, n_models, settings.tta, settings.overlap, get_args(TTA))
-    return check_ladder(plan, n_models, get_args(TTA))
+        ladder = make_ladder(n_models, settings.tta, settings.overlap, ensemble.count_views)
+    elif isinstance(plan, (str, Path)):
+        ladder = read_ladder(plan, n_models, settings.tta, settings.overlap, get_args(TTA))
+    else:
+        ladder = check_ladder(plan, n_models, get_args(TTA))
+    # Else each network would fail at each volume, hours later.
+    for number, tta in {member for rung in ladder for member in rung.members}:
+        check_views(tta, ensemble.windows[number])
+    return ladder
 
 
 def _describe_run(ensemble: Ensemble, schedule: Schedule, n_processes: int) -> dict[str, Any]:
