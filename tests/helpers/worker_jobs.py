@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Square:
             raise ZeroDivisionError("no\nway")
         if task == "kill" or (task == "kill once" and claim(self.folder / "killed")):
             kill_me()
-        if task == "sleep":
+        if task in ("sleep", "sleep again"):
             time.sleep(600)
         return (task * task if isinstance(task, int) else task), seconds, os.environ["OMP_NUM_THREADS"]
 
@@ -80,3 +81,19 @@ class StagedSquare(StagedJob):
             return (material * material if isinstance(material, int) else material), order
 
         return f"worked on {task}", rest
+
+
+class LateNews(StagedJob):
+    """Its results are there before its news are, as may happen when what is left of a task takes no time."""
+
+    def prepare(self):
+        add = Future.add_done_callback
+
+        def add_when_done(future, action):
+            wait([future])
+            add(future, action)
+
+        Future.add_done_callback = add_when_done
+
+    def work(self, task, material, order, settle):
+        return "news", lambda: task

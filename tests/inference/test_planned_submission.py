@@ -14,14 +14,18 @@ import pytest
 from helpers.competitions import make_pair
 from helpers.slow_models import SlowJob
 
+from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
 from vesuvius_kit.inference import ensemble, submission
+from vesuvius_kit.inference.jobs import VolumeJob
 from vesuvius_kit.inference.ladder import RIDGE, Rung
+from vesuvius_kit.inference.schedule import Order
 from vesuvius_kit.inference.submission import validate_submission, write_submission
 from vesuvius_kit.io.volume import read_volume, write_volume
 from vesuvius_kit.models import create_model
 from vesuvius_kit.models.checkpoint import save_checkpoint
+from vesuvius_kit.postprocess.pipeline import choose_pipeline
 
 PREDICT = PredictConfig(window=(16, 16, 16), precision="fp32", device="cpu", tta="mirror", batch_size=2)
 RAW = PostprocessConfig("raw")
@@ -121,6 +125,13 @@ def test_plans_that_are_given_are_followed(work, tmp_path):
     assert sorted(summary.predicted) == NAMES
 
 
+def test_views_that_a_window_does_not_allow_are_refused_before_the_work(work, tmp_path):
+    flat = PredictConfig(window=(16, 16, 32), precision="fp32", device="cpu")
+    with pytest.raises(InputValueError, match="window must be square in y and x for tta 'seven'"):
+        write_with(work, tmp_path / "s.zip", predict=flat, plan=[Rung(((0, "seven"),), 0.0)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_prints_the_plans_and_what_was_done(work, tmp_path, capsys):
     (tmp_path / "plan.yaml").write_text("- {tta: mirror}\n- {models: 1, tta: none}\n")
     command = ["submit", "--data", work, "--checkpoints", work / "run", "--output", tmp_path / "s.zip", "--plan"]
@@ -177,12 +188,15 @@ def test_out_of_memory_shrinks_the_batch_and_the_network_still_answers(work, tmp
         assert (one != other).mean() < 1e-3
 
 
-def test_a_repair_that_fails_leaves_the_probability_as_a_mask(work, tmp_path, monkeypatch):
+@pytest.mark.parametrize("budget", [None, 600.0])
+def test_a_repair_that_fails_leaves_the_probability_as_a_mask(work, tmp_path, monkeypatch, budget):
+    """Where it is timed beforehand too."""
+
     def no_memory(*_):
         raise MemoryError("simulated")
 
     monkeypatch.setattr("vesuvius_kit.inference.jobs.run_pipeline", no_memory)
-    summary = write_with(work, tmp_path / "s.zip")
+    summary = write_with(work, tmp_path / "s.zip", budget_seconds=budget)
     assert sorted(summary.predicted) == sorted(summary.reduced) == NAMES
     assert (
         "the repair failed, the mask is what exceeds 0.5: MemoryError"
@@ -269,6 +283,18 @@ def test_a_disk_that_is_full_at_a_mask_stops_the_work_and_leaves_the_archive(wor
     record = record_of(tmp_path / "s.zip")
     assert sorted(record["volumes"]) == NAMES
     assert "No space left on device" in record["volumes"]["903"]["causes"][0]
+
+
+def test_the_time_that_a_volume_was_waited_for_is_the_networks_loss(work, tmp_path):
+    networks = ensemble.Ensemble([work / "run" / "fold_0"], PREDICT)
+    job = VolumeJob({"901": work / "test_images" / "901.tif"}, networks, tmp_path, choose_pipeline("raw"))
+    made = {}
+    for waited in (0.0, 60.0):
+        order = Order(networks.whole, 0, 50.0, True, issued=time.monotonic() - waited)
+        _, rest = job.work("901", job.read("901"), order, lambda: None)
+        made[waited] = rest()
+    assert (made[0.0].made, made[0.0].is_late) == ("network", False)
+    assert (made[60.0].made, made[60.0].is_late) == ("ridge", True)
 
 
 def submit(work, output, *more, environment=None):

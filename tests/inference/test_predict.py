@@ -118,6 +118,9 @@ def test_an_ensemble_is_the_mean():
     np.testing.assert_allclose(predict_ensemble(models, volume, window=16, **CPU), np.mean(single, axis=0), atol=1e-6)
     with pytest.raises(InputError, match="at least one model"):
         predict_ensemble([], volume, window=16)
+    # As `predict_volume` of one model does.
+    with pytest.raises(InputError, match="window must be given"):
+        predict_ensemble(models, volume, **CPU)
 
 
 def test_bfloat16_stays_close():

@@ -185,6 +185,8 @@ def test_an_unreadable_volume_is_named_and_the_archive_is_complete(work, tmp_pat
     (images / "500.tif").write_bytes(whole[:50])
     summary = write_submission(tmp_path / "s.zip", images, [work / "run"], PREDICT, POSTPROCESS, workers=workers)
     assert sorted(summary.blank) == sorted(summary.simple) == ["402", "500"]
+    # To run again would be of no use.
+    assert not any("run again" in line or "no process is left" in line for line in summary.warnings)
     assert validate_submission(tmp_path / "s.zip", images) == len(SHAPES)
     volumes = run_record(tmp_path / "s.zip")["volumes"]
     assert sorted(volumes) == sorted(SHAPES)
@@ -232,6 +234,15 @@ def test_each_gpu_has_a_process_and_one_that_is_named_has_all(work, tmp_path, mo
 def test_no_worker_is_refused(work, tmp_path, workers):
     with pytest.raises(InputValueError, match="workers must be >= 1"):
         write_with(work, tmp_path / "s.zip", workers=workers)
+
+
+def test_what_is_refused_costs_no_mask_of_an_earlier_run(work, tmp_path):
+    write_with(work, tmp_path / "s.zip", workers=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for wrong in ({"workers": 0}, {"budget_seconds": 0.0}, {"budget_seconds": float("nan")}):
+        with pytest.raises(InputValueError, match=next(iter(wrong))):
+            write_with(work, tmp_path / "s.zip", **wrong, fresh=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def processes_of_group(group):

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.worker_jobs import Square, StagedSquare
+from helpers.worker_jobs import LateNews, Square, StagedSquare
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.inference.stages import Stop, run_here
@@ -118,6 +118,42 @@ def test_leaving_the_loop_ends_the_processes():
     shared.close()
 
 
+def test_processes_end_at_once_when_the_parent_alone_is_killed():
+    """Else they would write into a folder that is another command's by then."""
+    lines = [
+        "import multiprocessing, sys",
+        f"sys.path.insert(0, {str(TESTS)!r})",
+        "from helpers.worker_jobs import Square",
+        "from vesuvius_kit.inference.workers import run_in_processes",
+        "orders = []",
+        "def tell():",
+        "    if len(orders) == 2:",
+        "        print(*[child.pid for child in multiprocessing.active_children()], flush=True)",
+        "jobs, tasks = [Square()] * 2, ['sleep', 'sleep again']",
+        "list(run_in_processes(jobs, tasks, order_for=lambda *order: orders.append(order), seconds_left=tell))",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+        parent.wait()
+        assert len(children) == 2
+        until = time.monotonic() + 20
+        while any(is_running(pid) for pid in children) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not any(is_running(pid) for pid in children)
+
+
+def is_running(pid):
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.mark.parametrize(
     ("jobs", "threads", "message"), [([], 1, "jobs must hold"), ([Square()], 0, "threads must be")]
 )
@@ -148,6 +184,12 @@ def test_a_staged_job_reads_ahead_and_finishes_behind(tmp_path, runner):
     for task in tasks[:-1]:
         assert log.index(f"read-{task + 1}") < log.index(f"worked-{task}")
         assert log.index(f"work-{task + 1}") < log.index(f"finished-{task}")
+
+
+def test_the_news_of_the_last_task_are_told_though_its_result_comes_first():
+    told = []
+    assert len(list(run_in_processes([LateNews()], [1, 2], on_news=lambda *content: told.append(content)))) == 2
+    assert told == [(1, 0, "news"), (2, 0, "news")]
 
 
 def test_a_killed_process_gives_both_of_its_tasks_back(tmp_path):

@@ -32,7 +32,7 @@ def submit(
     images
         folder of {id}.tif, instead of --data
     checkpoints
-        checkpoints, folds or runs; averaged
+        checkpoints, folds, runs or nnU-Net's folders; averaged, the first kept longest when time is short
     config
         take the settings from here instead of the first checkpoint
     output

@@ -41,6 +41,8 @@ SIMPLE_FOLDER = "simple"
 _TRIAL_EDGE = 64
 # Volumes in a row at which a network must fail before it is asked no more.
 _MOST_FAULTS = 2
+# Of a repair, which anybody may have put together, and which costs no more than the repair.
+_FAULTS = (InputError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError)
 
 
 @dataclass
@@ -141,10 +143,17 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         started = time.monotonic()
         windows = self.ensemble.time_windows(started + self.trial_seconds)
         noise = np.random.default_rng(0).random((_TRIAL_EDGE,) * 3, np.float32)
-        stages = {"simple": _seconds_of(lambda: simple_mask(noise)) / noise.size}
+        actions: dict[str, Callable[[], object]] = {"simple": lambda: simple_mask(noise)}
         if self.pipeline is not None:
             pipeline, smooth = self.pipeline, _smooth(noise)
-            stages["repair"] = _seconds_of(lambda: run_pipeline(smooth, pipeline)) / noise.size
+            actions["repair"] = lambda: run_pipeline(smooth, pipeline)
+        stages = {}
+        for stage, action in actions.items():
+            try:
+                stages[stage] = _seconds_of(action) / noise.size
+            except _FAULTS as error:
+                # What it does to a real volume is dealt with there.
+                logger.warning("%s cannot be timed: %s", stage, _describe(error))
         return Trial(windows, stages)
 
     def read(self, task: str) -> Material:
@@ -160,7 +169,8 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         self, task: str, material: Material, order: Order, settle: Callable[[], None]
     ) -> tuple[NetworkReport, Callable[[], VolumeReport]]:
         """Predict a volume by a plan, and return what is left to do for its result."""
-        deadline = None if order.seconds is None else time.monotonic() + order.seconds
+        # From when it was ordered, whichever process ordered it: the volume may have been waited for meanwhile.
+        deadline = None if order.seconds is None else order.issued + order.seconds
         if material.error is not None and is_out_of_memory(material.error):
             settle()
             material = self.read(task)
@@ -246,7 +256,7 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         if probability is not None and self.pipeline is not None:
             try:
                 return run_pipeline(probability, self.pipeline).astype(np.uint8), causes
-            except (InputError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError) as error:
+            except _FAULTS as error:
                 logger.debug("repair", exc_info=True)
                 causes.append(f"the repair failed, the mask is what exceeds 0.5: {_describe(error)}")
             return (probability > 0.5).view(np.uint8), causes

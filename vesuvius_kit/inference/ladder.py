@@ -64,7 +64,7 @@ RIDGE = Rung(())
 def make_ladder(n_models: int, tta: TTA, overlap: float, count_views: CountViews) -> list[Rung]:
     """Return the plans in their order: all that was asked for, fewer views, fewer networks, less overlap, the ridge filter.
 
-    Within a step the last network gives way first. A plan with the windows and views of the one before it is left out.
+    Within a step the last network gives way first. Where a network has no more views than a preset, that step is left out.
     """
     check_integer("n_models", n_models, minimum=1)
     members = [(number, tta) for number in range(n_models)]

@@ -203,7 +203,7 @@ def predict_ensemble(
     models: Sequence[Model],
     volume: NDArray[Any],
     *,
-    windows: Sequence[int | Sequence[int]] | None = None,
+    windows: Sequence[int | Sequence[int] | None] | None = None,
     names: Sequence[str] | None = None,
     **settings: Any,
 ) -> NDArray[np.float32]:
@@ -214,7 +214,7 @@ def predict_ensemble(
     Parameters
     ----------
     windows
-        The window of each model; by default all have the ``window`` of ``settings``.
+        The window of each model; by default all have the ``window`` of ``settings``, or what each one's rules say.
     names
         What messages call each model.
     **settings
@@ -223,7 +223,7 @@ def predict_ensemble(
     if not models:
         raise InputValueError("models must hold at least one model, got none")
     if windows is None:
-        windows = [settings.pop("window")] * len(models)
+        windows = [settings.pop("window", None)] * len(models)
     names = [f"model {number}" for number in range(len(models))] if names is None else names
     if not len(models) == len(windows) == len(names):
         raise InputValueError(

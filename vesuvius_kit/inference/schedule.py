@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.inference.ladder import RIDGE, Rung
@@ -41,9 +41,11 @@ class Order:
     number: int
     """Its place on the ladder as it was at the start, from 0; the ridge filter is the last."""
     seconds: float | None
-    """For how long the networks may work on it; None for no limit."""
+    """For how long after ``issued`` the networks may work on it; None for no limit."""
     is_whole: bool
     """Whether this is all that was asked for."""
+    issued: float = field(default_factory=time.monotonic, compare=False)
+    """Reading of `time.monotonic`, which all processes of a machine share, at which it was given."""
 
 
 @dataclass

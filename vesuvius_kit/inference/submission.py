@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +18,9 @@ import numpy as np
 from vesuvius_kit.checks import (
     InputError,
     InputOSError,
+    check_integer,
     check_output_file,
+    check_real,
     make_folder,
     make_scratch_folder,
     name_os_errors,
@@ -43,6 +45,7 @@ from vesuvius_kit.inference.live_archive import LiveArchive
 from vesuvius_kit.inference.results import list_some, note_pipeline, open_results, read_precision
 from vesuvius_kit.inference.run_record import RunRecord
 from vesuvius_kit.inference.schedule import Schedule
+from vesuvius_kit.inference.tta import check_views
 from vesuvius_kit.inference.workers import WorkerError
 from vesuvius_kit.io.folder_lock import lock_folder
 from vesuvius_kit.io.volume import read_volume, write_volume
@@ -147,6 +150,10 @@ def write_submission(
     (['7'], [])
     """
     started = time.monotonic()
+    if budget_seconds is not None:
+        check_real("budget_seconds", budget_seconds, above=0)
+    if workers is not None:
+        check_integer("workers", workers, minimum=1)
     zip_path = Path(zip_path)
     catalogue = list_masks(images)
     ensemble = Ensemble(checkpoints, predict)
@@ -301,7 +308,7 @@ class _Run:
             return None
         report = self._job.make_simple_mask(name)
         causes = [*(before.causes if before else ["the time was over"]), *report.causes]
-        return VolumeReport(report.made, report.order, [], list(dict.fromkeys(causes)), report.seconds)
+        return replace(report, causes=list(dict.fromkeys(causes)))
 
     def close(self, images: Path | str, started: float, progress: Progress) -> SubmissionSummary:
         """Pack the archive, check it, and return what it holds."""
@@ -361,7 +368,8 @@ class _Run:
     ) -> None:
         """Say which volumes have less than was asked for."""
         record, n_volumes = self._record, len(self._catalogue.shapes)
-        late = [name for name in simple if name not in failed and name not in self._catalogue.faults]
+        unread = {name for name, report in self._reports.items() if report.is_unread} | self._catalogue.faults.keys()
+        late = [name for name in simple if name not in failed and name not in unread]
         budget = self._schedule.budget_seconds
         if late:
             over = "no process is left" if budget is None else f"the budget of {budget:.0f} s is over"
@@ -382,13 +390,18 @@ class _Run:
 
 
 def _ladder_of(plan: Path | str | Sequence[Rung] | None, ensemble: Ensemble) -> list[Rung]:
-    """The plans that were given, or those by default."""
+    """The plans that were given, or those by default, with views that the windows allow."""
     settings, n_models = ensemble.predict_settings, len(ensemble.paths)
     if plan is None:
-        return make_ladder(n_models, settings.tta, settings.overlap, ensemble.count_views)
-    if isinstance(plan, (str, Path)):
-        return read_ladder(plan, n_models, settings.tta, settings.overlap, get_args(TTA))
-    return check_ladder(plan, n_models, get_args(TTA))
+        ladder = make_ladder(n_models, settings.tta, settings.overlap, ensemble.count_views)
+    elif isinstance(plan, (str, Path)):
+        ladder = read_ladder(plan, n_models, settings.tta, settings.overlap, get_args(TTA))
+    else:
+        ladder = check_ladder(plan, n_models, get_args(TTA))
+    # Else each network would fail at each volume, hours later.
+    for number, tta in {member for rung in ladder for member in rung.members}:
+        check_views(tta, ensemble.windows[number])
+    return ladder
 
 
 def _describe_run(ensemble: Ensemble, schedule: Schedule, n_processes: int) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def run_in_processes(
         spare_jobs = [jobs[0]]
         while True:
             _hand_out(workers, waiting, order_for)
-            if not waiting and not any(worker.held or worker.expected for worker in workers):
+            if not waiting and not any(worker.is_busy for worker in workers):
                 return
             timeout = None if seconds_left is None else seconds_left()
             if timeout is not None and timeout <= 0:
@@ -239,6 +239,11 @@ class _Worker(Generic[_Task, _Result]):
             self._send(job)
             undo.pop_all()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything more to be heard of a task: what is left of a short one may end before its news."""
+        return bool(self.held or self.expected) or (self.was_ready and not self.is_idle)
+
     def hand(self, task: _Task, order: object) -> None:
         """Give the process its next task."""
         self.held.append(task)
@@ -325,7 +330,7 @@ class _Reports:
 
 
 def _work(connection: Connection, threads: int) -> None:
-    """What a process does: one task after the other, until the parent closes the pipe or is gone."""
+    """What a process does: one task after the other, until the parent ends it or is gone."""
     # Ctrl-C reaches the whole group of processes; the parent decides what becomes of its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -339,12 +344,12 @@ def _work(connection: Connection, threads: int) -> None:
         stages = Stages[Any, Any, Any](job if isinstance(job, StagedJob) else _PlainJob(job), reports.send_result)
         with ExitStack() as undo:
             undo.callback(stages.close)
-            reports.send("ready", stages.prepare())
-            orders: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
+            orders: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
             # What the next task will be is told while the one before is under way.
             threading.Thread(target=_listen, args=(connection, stages, orders), daemon=True).start()
-            while (message := orders.get()) is not None:
-                task, order = message
+            reports.send("ready", stages.prepare())
+            while True:
+                task, order = orders.get()
                 reports.send("free", task, stages.start(task, order))
     except SpoiltProcessError as error:
         reports.send("spoilt", task, one_line(error))
@@ -355,9 +360,13 @@ def _work(connection: Connection, threads: int) -> None:
 
 
 def _listen(
-    connection: Connection, stages: Stages[Any, Any, Any], orders: "queue.SimpleQueue[tuple[Any, Any] | None]"
+    connection: Connection, stages: Stages[Any, Any, Any], orders: "queue.SimpleQueue[tuple[Any, Any]]"
 ) -> None:
-    """Take what the parent says: what is to be read ahead at once, what is to be started in its turn; None at the end."""
+    """Take what the parent says: what is to be read ahead at once, what is to be started in its turn.
+
+    A parent that is gone was killed, and its folder may be another command's by now: this process ends at once, whatever it
+    is at. One that has no more work ends it from outside.
+    """
     while (message := _receive(connection)) is not None:
         kind, task, order = message
         if kind == "foresee":
@@ -366,7 +375,7 @@ def _listen(
             stages.forget(task)
         else:
             orders.put((task, order))
-    orders.put(None)
+    os._exit(1)
 
 
 def _receive(connection: Connection) -> Any:
