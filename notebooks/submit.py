@@ -39,7 +39,8 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # ## 2. Settings
 # Every model found among the inputs is used, averaged, nnU-Net's as nnU-Net would. The settings are those that they
 # were trained with, where they agree; `SETTINGS` replaces single ones, for example
-# `{"predict.tta": "mirror", "postprocess.pipeline": "public"}`. `BUDGET` counts from the first cell; half an hour of Kaggle's nine stays unused for starting and scoring.
+# `{"predict.tta": "mirror", "postprocess.pipeline": "public"}`. `BUDGET` counts from the first cell; half an
+# hour of Kaggle's nine stays unused for starting and scoring.
 
 # %%
 import json

@@ -5,8 +5,7 @@ import pytest
 from tests.helpers.nnunet_folders import dataset, write_nnunet_folder
 from vesuvius_kit.cli import main
 from vesuvius_kit.cli.prediction import settings_of_training
-from vesuvius_kit.models import create_model
-from vesuvius_kit.models.checkpoint import load_model, save_checkpoint
+from vesuvius_kit.models.checkpoint import load_model
 from vesuvius_kit.models.nnunet import load_nnunet
 
 

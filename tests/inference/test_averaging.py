@@ -36,7 +36,8 @@ def test_as_many_ones_as_fit_are_one():
     mean = ProbabilityMean()
     for _ in range(255):
         mean.add(ones)
-    assert mean.count == 255 and mean.mean() == 1.0
+    assert mean.count == 255
+    assert mean.mean() == 1.0
     with pytest.raises(InputValueError, match="at most 255"):
         mean.add(ones)
 

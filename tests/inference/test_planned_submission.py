@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.competitions import make_pair
 from helpers.slow_models import SlowJob
+from numba.core.errors import NumbaError
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.cli import main
 from vesuvius_kit.config import PostprocessConfig, PredictConfig, RunConfig, config_to_dict
-from vesuvius_kit.inference import ensemble, submission
+from vesuvius_kit.inference import ensemble, jobs, submission
 from vesuvius_kit.inference.jobs import VolumeJob
 from vesuvius_kit.inference.ladder import RIDGE, Rung
 from vesuvius_kit.inference.schedule import Order
@@ -267,8 +269,6 @@ def test_a_corrupt_file_among_ten_costs_that_file(work, tmp_path):
 
 
 def test_a_disk_that_is_full_at_a_mask_stops_the_work_and_leaves_the_archive(work, tmp_path, monkeypatch):
-    from vesuvius_kit.inference import jobs
-
     real = jobs.write_volume
 
     def full_from_the_third(path, volume):
@@ -283,6 +283,44 @@ def test_a_disk_that_is_full_at_a_mask_stops_the_work_and_leaves_the_archive(wor
     record = record_of(tmp_path / "s.zip")
     assert sorted(record["volumes"]) == NAMES
     assert "No space left on device" in record["volumes"]["903"]["causes"][0]
+
+
+def test_a_plan_of_fewer_networks_is_not_all_that_was_asked_for(work, tmp_path):
+    one = Rung(((0, "mirror"),), PREDICT.overlap)
+    summary = write_with(work, tmp_path / "s.zip", plan=[one, RIDGE])
+    assert summary.predicted == summary.reduced == NAMES
+    assert not any(entry["is_whole"] for entry in record_of(tmp_path / "s.zip")["volumes"].values())
+
+
+def test_a_window_that_a_network_does_not_take_is_refused_before_the_work(work, tmp_path):
+    with pytest.raises(
+        InputValueError, match=r"window must be multiples of 2 for the network of .*, got \(15, 16, 16\)"
+    ):
+        write_with(work, tmp_path / "s.zip", predict=replace(PREDICT, window=(15, 16, 16), tta="none"))
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_what_a_killed_run_left_of_the_archive_is_removed(work, tmp_path):
+    left, foreign = tmp_path / ".s.zip.0123abcd.part", tmp_path / ".other.zip.0123abcd.part"
+    for path in (left, foreign):
+        path.write_bytes(b"PK")
+    write_with(work, tmp_path / "s.zip")
+    assert not left.exists()
+    assert foreign.exists()
+
+
+@pytest.mark.parametrize("error", [TypeError("no"), NumbaError("no")])
+def test_a_repair_that_fails_in_any_way_costs_only_itself(work, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(jobs, "run_pipeline", fail)
+    summary = write_with(work, tmp_path / "s.zip")
+    assert summary.predicted == NAMES
+    assert (
+        "the repair failed, the mask is what exceeds 0.5"
+        in record_of(tmp_path / "s.zip")["volumes"]["901"]["causes"][0]
+    )
 
 
 def test_the_time_that_a_volume_was_waited_for_is_the_networks_loss(work, tmp_path):

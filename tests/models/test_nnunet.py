@@ -20,12 +20,14 @@ from vesuvius_kit.models import Normalisation, OutputRule, create_model
 from vesuvius_kit.models.checkpoint import save_checkpoint
 from vesuvius_kit.models.nnunet import digest_nnunet, find_nnunet, is_nnunet, load_nnunet
 from vesuvius_kit.models.weights import (
+    agreed_settings,
     are_the_same,
     convert_weights,
     find_weights,
     inspect_weights,
     load_weights,
     read_settings,
+    read_size_divisors,
 )
 
 
@@ -320,6 +322,32 @@ def test_weights_of_both_kinds_are_found_and_told_apart(tmp_path):
         assert load_weights(path, entry.digest).record is not None
     with pytest.raises(InputNotFoundError):
         find_weights([tmp_path / "nowhere"])
+
+
+def test_settings_count_as_far_as_weights_agree_whatever_their_order(tmp_path, caplog):
+    caplog.set_level("INFO")
+    model = create_model("unet3d", initial_filters=2, depth=1)
+
+    def checkpoint(name, **predict):
+        config = {"predict": {"window": [8, 8, 8], "device": "cuda:1", "precision": "fp16", **predict}}
+        return save_checkpoint(tmp_path / name, model, {"config": {**config, "postprocess": {"pipeline": "public"}}})
+
+    first, second = checkpoint("a", overlap=0.25, tta="mirror"), checkpoint("b", overlap=0.5, tta="mirror")
+    shared = {"predict.window": [8, 8, 8], "predict.tta": "mirror", "postprocess.pipeline": "public"}
+    assert agreed_settings([first]) == {**shared, "predict.overlap": 0.25}
+    assert agreed_settings([first, second]) == agreed_settings([second, first]) == shared
+    assert "the weights do not agree on predict.overlap (0.25, 0.5)" in caplog.text
+    nnunet = write_nnunet_folder(tmp_path / "nnunet")
+    for weights in ([first, nnunet], [nnunet, first]):
+        assert agreed_settings(weights) == {"postprocess.pipeline": "public"}
+    assert agreed_settings([nnunet]) == {}
+
+
+def test_size_divisors_are_known_without_weights(tmp_path):
+    folder = write_nnunet_folder(tmp_path / "nnunet")
+    kit = save_checkpoint(tmp_path / "kit", create_model("unet3d", initial_filters=2, depth=2), {})
+    for path in (folder, kit):
+        assert read_size_divisors(inspect_weights(path)) == load_weights(path).size_divisors
 
 
 def test_files_that_were_replaced_are_refused(tmp_path):

@@ -138,6 +138,8 @@ def test_unknown_configurations_are_refused():
         ({"background": 0, "ink": 1, "ignore": 2}, {}, None, OutputRule("softmax", 2, (1,))),
         ({"background": 0, "recto": 1, "verso": 2, "fibres": 3}, {}, None, OutputRule("softmax", 4, (1,))),
         ({"background": 0, "Recto Surface": 1, "verso_surface": 2}, {}, None, OutputRule("softmax", 3, (1, 2))),
+        ({"background": 0, "non_surface": 1, "Surface": 2}, {}, None, OutputRule("softmax", 3, (2,))),
+        ({"background": 0, "nonsurface": 1, "annotated surface": 2}, {}, None, OutputRule("softmax", 3, (2,))),
         ({"background": 0, "a": 1, "b": 2}, {}, None, OutputRule("softmax", 3, (1, 2))),
         ({"background": 0, "a": 1, "b": 2}, {}, "b", OutputRule("softmax", 3, (2,))),
         ({"background": 0, "a": 1, "b": 2}, {}, ["b", "a"], OutputRule("softmax", 3, (1, 2))),

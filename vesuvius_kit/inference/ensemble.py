@@ -24,13 +24,21 @@ from vesuvius_kit.inference.precision import Precision, choose_precision
 from vesuvius_kit.inference.predict import (
     NotFiniteError,
     OutOfTimeError,
+    check_divisible,
     choose_device,
     predict_volume,
 )
 from vesuvius_kit.inference.stages import SpoiltProcessError
 from vesuvius_kit.inference.tta import count_views
 from vesuvius_kit.models import SegmentationModel
-from vesuvius_kit.models.weights import WeightsFile, are_the_same, find_weights, inspect_weights, load_weights
+from vesuvius_kit.models.weights import (
+    WeightsFile,
+    are_the_same,
+    find_weights,
+    inspect_weights,
+    load_weights,
+    read_size_divisors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +106,10 @@ class Ensemble:
         self.windows: list[tuple[int, ...]] = [
             tuple(predict.window) if all(predict.window) else _trained_window(file) for file in files
         ]
+        if all(predict.window):
+            # That of the training fits.
+            for file, window in zip(files, self.windows):
+                check_divisible(window, read_size_divisors(file), f"the network of {file.path}")
         for path, digest, window in zip(self.paths, self.digests, self.windows):
             logger.info("weights %s (%s), window %s", path, digest, "x".join(map(str, window)))
         if len(self.paths) > 1:
@@ -197,6 +209,7 @@ class Ensemble:
         for number, tta in rung.members:
             try:
                 probability, report = self._ask_twice(question, number, tta, make_room)
+                mean.add(probability)
             except OutOfTimeError:
                 answer.is_late = True
                 break
@@ -211,7 +224,6 @@ class Ensemble:
                     f"volume {name}: the network of {self.paths[number]} failed: {_describe_error(error)}"
                 )
                 continue
-            mean.add(probability)
             answer.members.append(report)
         answer.probability = mean.mean() if mean.count else None
         return answer

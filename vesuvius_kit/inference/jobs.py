@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
-from vesuvius_kit.checks import InputError, InputOSError, check_integer, one_line
+from vesuvius_kit.checks import InputError, InputOSError, check_integer, name_os_errors, one_line
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.inference.ensemble import Answer, Ensemble, MemberReport, is_out_of_memory
 from vesuvius_kit.inference.ladder import RIDGE, Rung
@@ -42,7 +43,10 @@ _TRIAL_EDGE = 64
 # Volumes in a row at which a network must fail before it is asked no more.
 _MOST_FAULTS = 2
 # Of a repair, which anybody may have put together, and which costs no more than the repair.
-_FAULTS = (InputError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError)
+_FAULTS = (
+    *(InputError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+    NumbaError,
+)
 
 
 @dataclass
@@ -97,7 +101,7 @@ class VolumeReport:
     """Whether the time was over before the networks were done."""
     is_unread: bool = False
     """Whether the volume could not be read."""
-    disk_is_full: bool = False
+    is_unwritable: bool = False
     """Whether the result could not be written."""
 
     @property
@@ -234,17 +238,19 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         started = time.monotonic()
         made: Made = "ridge" if answer.probability is None else "network"
         path = self.simple_path(name) if answer.probability is None else self.result_path(name)
+        mask, faults = self._mask_of(volume, answer.probability)
+        causes += faults
+        if mask is None:
+            return VolumeReport("nothing", order, answer.members, causes, seconds, answer.is_late)
         try:
-            mask, faults = self._mask_of(volume, answer.probability)
-            causes += faults
-            if mask is None:
-                return VolumeReport("nothing", order, answer.members, causes, seconds, answer.is_late)
-            # Nobody needs the folder of a run in which every volume is predicted.
-            path.parent.mkdir(exist_ok=True)
-            write_volume(path, mask)
-        except OSError as error:
-            reason = one_line(error if isinstance(error, InputError) else InputOSError(f"cannot write {path}: {error}"))
-            return VolumeReport("nothing", order, answer.members, [*causes, reason], seconds, disk_is_full=True)
+            with name_os_errors(f"write {path}"):
+                # Nobody needs the folder of a run in which every volume is predicted.
+                path.parent.mkdir(exist_ok=True)
+                write_volume(path, mask)
+        except InputOSError as error:
+            return VolumeReport(
+                "nothing", order, answer.members, [*causes, one_line(error)], seconds, is_unwritable=True
+            )
         seconds = {**seconds, "simple" if made == "ridge" else "repair": time.monotonic() - started}
         return VolumeReport(made, order, answer.members, causes, seconds, answer.is_late)
 
@@ -262,7 +268,7 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
             return (probability > 0.5).view(np.uint8), causes
         try:
             return simple_mask(volume).astype(np.uint8), causes
-        except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
+        except _FAULTS as error:
             return None, [f"the ridge filter failed: {_describe(error)}"]
 
 
@@ -407,7 +413,7 @@ class _Run:
                 for cause in report.causes:
                     logger.warning("volume %s: %s", name, cause.removeprefix(f"volume {name}: "))
                 # What comes after would not find room either.
-                self._is_closed = self._is_closed or report.disk_is_full
+                self._is_closed = self._is_closed or report.is_unwritable
                 self._on_result(name, report)
                 if report.made == "nothing" and self._job.pipeline is None:
                     return

@@ -173,11 +173,15 @@ def _check_window(model: Model, window: int | Sequence[int] | None, tta: TTA) ->
     window = check_size("window", window)
     check_views(tta, window)
     divisor = check_integer("size_divisor of the model", getattr(_unwrap(model), "size_divisor", 1), minimum=1)
-    divisors = getattr(_unwrap(model), "size_divisors", (divisor,) * 3)
-    if any(edge % each for edge, each in zip(window, divisors)):
-        wanted = divisor if len(set(divisors)) == 1 else divisors
-        raise InputValueError(f"window must be multiples of {wanted} for this model, got {window}")
+    check_divisible(window, getattr(_unwrap(model), "size_divisors", (divisor,) * 3))
     return window
+
+
+def check_divisible(window: Sequence[int], divisors: Sequence[int], model: str = "this model") -> None:
+    """Refuse a window whose edges, (z, y, x), are no multiples of what a model asks for."""
+    if any(edge % each for edge, each in zip(window, divisors, strict=True)):
+        wanted = divisors[0] if len(set(divisors)) == 1 else tuple(divisors)
+        raise InputValueError(f"window must be multiples of {wanted} for {model}, got {tuple(window)}")
 
 
 def _unwrap(model: Model) -> Model:

@@ -74,6 +74,8 @@ class Schedule:
         See `CountWindows`.
     count_views
         See `CountViews`.
+    whole
+        All that was asked for; the first of the ladder by default.
     seconds
         The budget; None for no limit, and so always the first plan.
     started
@@ -94,6 +96,7 @@ class Schedule:
         count_windows: CountWindows,
         count_views: CountViews,
         *,
+        whole: Rung | None = None,
         seconds: float | None = None,
         started: float | None = None,
         n_processes: int = 1,
@@ -110,6 +113,7 @@ class Schedule:
         """The budget."""
         self.dropped: dict[int, str] = {}
         """Networks that are asked no more, by number, and why."""
+        self._whole = self.ladder[0] if whole is None else whole
         self._clock = clock
         self._started = clock() if started is None else started
         self._shapes = dict(shapes)
@@ -147,7 +151,13 @@ class Schedule:
         seconds = None
         if self.budget_seconds is not None:
             seconds = max(0.0, self.seconds_left(name) - self._repair_seconds(name, rung))
-        return Order(rung, number, seconds, number == 0 and not self.dropped)
+        return Order(rung, number, seconds, self._is_all(rung))
+
+    def _is_all(self, rung: Rung) -> bool:
+        """Whether a plan has all that was asked for, or more."""
+        views = {number: self._count_views(number, tta) for number, tta in rung.members}
+        asked = {number: self._count_views(number, tta) for number, tta in self._whole.members}
+        return rung.overlap >= self._whole.overlap and all(views.get(number, 0) >= asked[number] for number in asked)
 
     def seconds_left(self, but: str | None = None) -> float:
         """Return after how many seconds all work with networks must have ended, below 0 when it is late; infinite for never.
@@ -162,8 +172,8 @@ class Schedule:
         return self._seconds_to_close() - rest / len(self._running)
 
     def has_time_for_ridge(self, name: str) -> bool:
-        """Return whether there is time for the ridge filter of a volume, besides the archive."""
-        return self.budget_seconds is None or self._seconds_to_close() > self._repair_seconds(name, RIDGE)
+        """Return whether there is time to read a volume and filter its ridges, besides the archive."""
+        return self.budget_seconds is None or self._seconds_to_close() > sum(self._stages(name, RIDGE))
 
     def note_network(self, name: str, process: int, seconds: Mapping[int, float], rung: Rung) -> None:
         """Learn that the networks are done with a volume, and how long each that answered took, by number."""

@@ -47,6 +47,7 @@ from vesuvius_kit.inference.run_record import RunRecord
 from vesuvius_kit.inference.schedule import Schedule
 from vesuvius_kit.inference.tta import check_views
 from vesuvius_kit.inference.workers import WorkerError
+from vesuvius_kit.io.atomic import remove_parts
 from vesuvius_kit.io.folder_lock import lock_folder
 from vesuvius_kit.io.volume import read_volume, write_volume
 from vesuvius_kit.postprocess.pipeline import choose_pipeline, try_pipeline
@@ -170,6 +171,7 @@ def write_submission(
         open_results(masks, settings, fresh, ".tif", paths)
         job = VolumeJob(paths, ensemble, masks, pipeline)
         _remove_simple_masks(masks)
+        remove_parts(zip_path)
         kept = [name for name in paths if job.result_path(name).is_file()]
         waiting = [name for name in paths if name not in kept]
         n_processes = count_processes(predict.device, workers, len(waiting))
@@ -182,6 +184,7 @@ def write_submission(
             waiting,
             ensemble.count_windows,
             ensemble.count_views,
+            whole=ensemble.whole,
             seconds=budget_seconds,
             started=started,
             n_processes=n_processes,
@@ -232,7 +235,7 @@ class _Run:
         self._kept, self._n_processes = set(record.volumes), n_processes
         self._reports: dict[str, VolumeReport] = {}
         self._failed: set[str] = set()
-        self._knows_closing = self._disk_is_full = False
+        self._knows_closing = self._is_unwritable = False
 
     def warn_of_images(self) -> None:
         """Say which images cannot be used, and which nobody listed."""
@@ -259,8 +262,8 @@ class _Run:
     def note(self, name: str, report: VolumeReport) -> None:
         """Take what became of a volume."""
         self._reports[name] = report
-        self._disk_is_full = self._disk_is_full or report.disk_is_full
-        was_asked = not (report.order.rung.is_ridge or report.is_late or report.is_unread or report.disk_is_full)
+        self._is_unwritable = self._is_unwritable or report.is_unwritable
+        was_asked = not (report.order.rung.is_ridge or report.is_late or report.is_unread or report.is_unwritable)
         if report.made != "network" and was_asked:
             self._failed.add(name)
         path = {"network": self._job.result_path(name), "ridge": self._job.simple_path(name)}.get(report.made)
@@ -304,7 +307,7 @@ class _Run:
     def _filter(self, name: str) -> VolumeReport | None:
         """Make the mask of a volume without a network; None where there is no time, or would be no use."""
         before = self._reports.get(name)
-        if not self._schedule.has_time_for_ridge(name) or (before is not None and before.disk_is_full):
+        if not self._schedule.has_time_for_ridge(name) or (before is not None and before.is_unwritable):
             return None
         report = self._job.make_simple_mask(name)
         causes = [*(before.causes if before else ["the time was over"]), *report.causes]
@@ -373,7 +376,7 @@ class _Run:
         budget = self._schedule.budget_seconds
         if late:
             over = "no process is left" if budget is None else f"the budget of {budget:.0f} s is over"
-            over = "the disk is full" if self._disk_is_full else over
+            over = "no mask can be written" if self._is_unwritable else over
             record.warn(
                 f"{over}: {len(late)} of {n_volumes} volumes get a simple mask; run again to predict them: {list_some(late)}"
             )

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -35,3 +36,11 @@ def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             # Where the file could not be made there is nothing to remove either.
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def remove_parts(path: Path | str) -> None:
+    """Remove what killed runs left of a file that they were writing; only who alone writes it may call this."""
+    path = Path(path)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            part.unlink()

@@ -25,6 +25,7 @@ from vesuvius_kit.checks import (
 from vesuvius_kit.models.nnunet_plans import (
     DATASET_NAME,
     PLANS_NAME,
+    NnUNetLabels,
     NnUNetPlans,
     parse_json,
     parse_labels,
@@ -157,8 +158,8 @@ def load_nnunet(
     checkpoint
         ``final``, ``best`` or the name of a file. Default: final, where a fold has none, best.
     surface
-        The labels or regions that are the surface, by name or number. Default: the only foreground; of several, those called
-        surface, recto, papyrus or sheet, else those whose name contains such a word, else all.
+        The labels or regions that are the surface, by name or number. Default: the only foreground; of several, those whose
+        name contains surface, recto, papyrus or sheet (without "non" or "not"), else all.
     digest
         What `digest_nnunet` said of the files before: other bytes are refused.
 
@@ -230,6 +231,16 @@ def digest_nnunet(files: NnUNetFolder) -> str:
 
 def read_rules(files: NnUNetFolder) -> PredictionRules:
     """Return how a folder's model is shown a volume, without its weights; the first checkpoint names the configuration."""
+    parsed, labels, axes = _read_description(files)
+    return _rules_of(parsed, labels.output_rule(None), axes)
+
+
+def read_network(files: NnUNetFolder) -> dict[str, Any]:
+    """Return the options of a folder's network, as `create_model` takes them."""
+    return _read_description(files)[0].network
+
+
+def _read_description(files: NnUNetFolder) -> tuple[NnUNetPlans, NnUNetLabels, tuple[int, ...] | None]:
     plans, dataset = (
         parse_json(_read_bytes(files.folder / name), files.folder / name) for name in (PLANS_NAME, DATASET_NAME)
     )
@@ -237,7 +248,7 @@ def read_rules(files: NnUNetFolder) -> PredictionRules:
     content = read_pickled(path, is_lazy=True)
     parsed = parse_plans(plans, _configuration_of(content, path), str(content.get("trainer_name", "nnUNetTrainer")))
     labels = parse_labels(dataset, str(plans.get("label_manager", "LabelManager")))
-    return _rules_of(parsed, labels.output_rule(None), _mirror_axes(content, path))
+    return parsed, labels, _mirror_axes(content, path)
 
 
 def _rules_of(plans: NnUNetPlans, output: OutputRule, mirror_axes: tuple[int, ...] | None) -> PredictionRules:

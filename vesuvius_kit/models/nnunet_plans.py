@@ -6,6 +6,7 @@ does not do is refused by its name: a setting that is passed over would change t
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ DATASET_NAME = "dataset.json"
 logger = logging.getLogger(__name__)
 
 _SURFACE_WORDS = ("surface", "recto", "papyrus", "sheet")
+_NEGATION = re.compile(rf"(?<![a-z])(no|not|non)[^a-z]*({'|'.join(_SURFACE_WORDS)})")
 _SCHEMES = {
     "ZScoreNormalization": "zscore",
     "CTNormalization": "ct",
@@ -79,15 +81,13 @@ class NnUNetLabels:
         """Return the rule that makes the probability of the surface.
 
         ``surface`` names labels or regions, by name or, for labels, by number. By default it is the only foreground; of
-        several those called surface, recto, papyrus or sheet, else those whose name contains such a word, else all of them.
+        several those whose name contains surface, recto, papyrus or sheet (without "non" or "not"), else all of them.
         """
         first = 1 if self.kind == "softmax" else 0
         foreground = range(first, len(self.channels))
         if surface is None:
-            names = {c: [name.lower() for name in self.channels[c]] for c in foreground}
-            called = [c for c in foreground if set(names[c]) & set(_SURFACE_WORDS)]
-            like = [c for c in foreground if any(word in name for name in names[c] for word in _SURFACE_WORDS)]
-            chosen = [*foreground] if len(foreground) == 1 else called or like or [*foreground]
+            named = [c for c in foreground if any(_names_the_surface(name) for name in self.channels[c])]
+            chosen = [*foreground] if len(foreground) == 1 or not named else named
             if len(foreground) > 1:
                 taken, known = ("/".join(self.channels[c][0] for c in some) for some in (chosen, foreground))
                 logger.info("the surface is %s, of %s", taken, known)
@@ -103,6 +103,11 @@ class NnUNetLabels:
                 return channel
         known = ", ".join("/".join(names) for names in self.channels[first:])
         raise InputValueError(f"surface must be among {known}, got {wanted!r}")
+
+
+def _names_the_surface(name: str) -> bool:
+    name = name.lower()
+    return any(word in name for word in _SURFACE_WORDS) and not _NEGATION.search(name)
 
 
 def parse_json(data: bytes, path: Path | str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
+
 from vesuvius_kit.checks import InputNotFoundError, InputValueError, name_os_errors
 from vesuvius_kit.models.checkpoint import (
     find_checkpoints,
@@ -15,9 +17,17 @@ from vesuvius_kit.models.checkpoint import (
     read_checkpoint_header,
     save_checkpoint,
 )
-from vesuvius_kit.models.nnunet import Fold, digest_nnunet, find_nnunet, is_nnunet, load_nnunet, read_rules
+from vesuvius_kit.models.nnunet import (
+    Fold,
+    digest_nnunet,
+    find_nnunet,
+    is_nnunet,
+    load_nnunet,
+    read_network,
+    read_rules,
+)
 from vesuvius_kit.models.nnunet_plans import DATASET_NAME, PLANS_NAME
-from vesuvius_kit.models.registry import SegmentationModel
+from vesuvius_kit.models.registry import SegmentationModel, create_model
 from vesuvius_kit.models.rules import PredictionRules
 
 logger = logging.getLogger(__name__)
@@ -103,6 +113,17 @@ def read_settings(path: Path | str) -> Mapping[str, Any] | None:
         return None
     settings = read_checkpoint_header(path).state.get("config")
     return settings if isinstance(settings, dict) else None
+
+
+def read_size_divisors(file: WeightsFile) -> tuple[int, int, int]:
+    """Return what the edges, (z, y, x), of a network's windows must be multiples of, without its weights."""
+    if file.kind == "nnunet":
+        name, options = "nnunet", read_network(find_nnunet(file.path))
+    else:
+        record = read_checkpoint_header(file.path).record
+        name, options = record.name, record.options
+    with torch.device("meta"):
+        return create_model(name, **options).size_divisors
 
 
 def agreed_settings(weights: Iterable[Path | str]) -> dict[str, Any]:
