@@ -87,6 +87,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def describe_error(error: BaseException) -> str:
+    """Return an error's message on one line; of one that is no user's fault, its class too."""
+    name, text = type(error).__name__, one_line(error)
+    return text if isinstance(error, InputError) or text == name else f"{name}: {text}"
+
+
 def make_folder(path: Path | str) -> Path:
     """Make a folder, and those above it, unless it is there."""
     with name_os_errors(f"make the folder {path}"):

@@ -26,7 +26,7 @@ def predict(
     checkpoints
         checkpoints, folds, runs or nnU-Net's folders; averaged
     config
-        take the settings from here instead of the first checkpoint
+        take the settings from here instead of the checkpoints
     output
         folder for {id}.npy, float16
     workers

@@ -34,7 +34,7 @@ def submit(
     checkpoints
         checkpoints, folds, runs or nnU-Net's folders; averaged, the first kept longest when time is short
     config
-        take the settings from here instead of the first checkpoint
+        take the settings from here instead of the checkpoints
     output
         the archive
     budget

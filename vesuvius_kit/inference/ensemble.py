@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vesuvius_kit.checks import InputValueError, one_line
+from vesuvius_kit.checks import InputValueError, describe_error, one_line
 from vesuvius_kit.config import PredictConfig
 from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.console import Progress, no_progress
@@ -221,7 +221,7 @@ class Ensemble:
                     raise SpoiltProcessError(one_line(error)) from error
                 logger.debug("volume %s: the network of %s", name, self.paths[number], exc_info=True)
                 answer.faults[number] = (
-                    f"volume {name}: the network of {self.paths[number]} failed: {_describe_error(error)}"
+                    f"volume {name}: the network of {self.paths[number]} failed: {describe_error(error)}"
                 )
                 continue
             answer.members.append(report)
@@ -261,7 +261,7 @@ class Ensemble:
         except Exception as error:  # a network is anybody's code; all but one kind goes on to the caller
             if _is_poison(error) or not is_out_of_memory(error):
                 raise
-            reason = _describe_error(error)
+            reason = describe_error(error)
         # Only here has the exception let go of what the network held.
         logger.warning(
             "volume %s: the memory was too small for the network of %s (%s): once more, with single windows",
@@ -330,11 +330,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _describe_error(error: BaseException) -> str:
-    name, text = type(error).__name__, one_line(error)
-    return text if isinstance(error, InputValueError) or text == name else f"{name}: {text}"
 
 
 def _trained_window(file: WeightsFile) -> tuple[int, ...]:

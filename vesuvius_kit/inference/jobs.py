@@ -16,7 +16,7 @@ import torch
 from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
-from vesuvius_kit.checks import InputError, InputOSError, check_integer, name_os_errors, one_line
+from vesuvius_kit.checks import InputError, InputOSError, check_integer, describe_error, name_os_errors, one_line
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.inference.ensemble import Answer, Ensemble, MemberReport, is_out_of_memory
 from vesuvius_kit.inference.ladder import RIDGE, Rung
@@ -157,7 +157,7 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
                 stages[stage] = _seconds_of(action) / noise.size
             except _FAULTS as error:
                 # What it does to a real volume is dealt with there.
-                logger.warning("%s cannot be timed: %s", stage, _describe(error))
+                logger.warning("%s cannot be timed: %s", stage, describe_error(error))
         return Trial(windows, stages)
 
     def read(self, task: str) -> Material:
@@ -264,12 +264,12 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
                 return run_pipeline(probability, self.pipeline).astype(np.uint8), causes
             except _FAULTS as error:
                 logger.debug("repair", exc_info=True)
-                causes.append(f"the repair failed, the mask is what exceeds 0.5: {_describe(error)}")
+                causes.append(f"the repair failed, the mask is what exceeds 0.5: {describe_error(error)}")
             return (probability > 0.5).view(np.uint8), causes
         try:
             return simple_mask(volume).astype(np.uint8), causes
         except _FAULTS as error:
-            return None, [f"the ridge filter failed: {_describe(error)}"]
+            return None, [f"the ridge filter failed: {describe_error(error)}"]
 
 
 def count_processes(predict_device: str, workers: int | None, n_volumes: int) -> int:
@@ -434,8 +434,3 @@ def _smooth(noise: NDArray[np.float32]) -> NDArray[np.float32]:
     blurred = ndimage.gaussian_filter(noise, (4, 1, 4))
     low, high = float(blurred.min()), float(blurred.max())
     return ((blurred - low) / max(high - low, 1e-6)).astype(np.float32)
-
-
-def _describe(error: BaseException) -> str:
-    name, text = type(error).__name__, one_line(error)
-    return text if isinstance(error, InputError) or text == name else f"{name}: {text}"

@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vesuvius_kit.config.settings import TTA
-from vesuvius_kit.inference.ladder import RIDGE, Rung
+from vesuvius_kit.inference.ladder import RIDGE, CountViews, Rung
 from vesuvius_kit.inference.meter import Meter
 from vesuvius_kit.inference.stages import Stop
 
 CountWindows = Callable[[Sequence[int], int, float], int]
 """``count_windows(shape, number, overlap)``: the windows of a network, by its number, in a volume."""
-CountViews = Callable[[int, TTA], int]
-"""``count_views(number, tta)``: the views of each of its windows."""
 
 # Kept back of a budget for what nobody foresaw: a hundredth, a minute at most.
 _SHARE_KEPT, _MOST_KEPT = 0.01, 60.0

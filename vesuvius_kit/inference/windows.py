@@ -138,7 +138,7 @@ class _Forward:
         self.channels = job.rules.output.n_stored if self._averages_logits else 1
         # Windows; fewer once so many did not fit.
         self._at_once = job.batch_size
-        self.gives_logits = False
+        self.gives_logits = self._looks = False
         self._strange: torch.Tensor | None = None
 
     def start(self, store_takes_logits: bool) -> None:

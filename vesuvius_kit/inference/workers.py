@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from vesuvius_kit.checks import InputError, InputValueError, check_integer, one_line
+from vesuvius_kit.checks import InputError, InputValueError, check_integer, describe_error, one_line
 from vesuvius_kit.inference.stages import SpoiltProcessError, StagedJob, Stages, Stop
 
 logger = logging.getLogger(__name__)
@@ -315,7 +315,7 @@ class _Reports:
 
     def send_failure(self, task: object, error: BaseException) -> None:
         trace = "".join(traceback.format_exception(error))
-        self.send("failed", task, isinstance(error, InputError), _describe(error), trace)
+        self.send("failed", task, isinstance(error, InputError), describe_error(error), trace)
 
     def send_result(self, task: object, future: "Future[object]") -> None:
         error = future.exception()
@@ -391,9 +391,3 @@ def _as_exception(worker: _Worker[Any, Any], task: object, is_input: bool, line:
     if is_input:
         return InputValueError(line)
     return WorkerError(f"process {worker.number} failed{'' if task is None else f' at {task}'}: {line}")
-
-
-def _describe(error: BaseException) -> str:
-    """The message of an error on one line; of one that is no user's fault, its class too."""
-    name, text = type(error).__name__, one_line(error)
-    return text if isinstance(error, InputError) or text == name else f"{name}: {text}"
