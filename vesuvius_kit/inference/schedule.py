@@ -148,7 +148,9 @@ class Schedule:
         self._running.setdefault(process, []).append(_Running(name, now, expected))
         seconds = None
         if self.budget_seconds is not None:
-            seconds = max(0.0, self.seconds_left(name) - self._repair_seconds(name, rung))
+            # What the others might need in the end is no reason to stop what was chosen because it fits.
+            wanted = max(self.seconds_left(name) - self._repair_seconds(name, rung), (1 + self._margin()) * expected)
+            seconds = max(0.0, min(wanted, self._seconds_to_close() - self._repair_seconds(name, rung)))
         return Order(rung, number, seconds, self._is_all(rung))
 
     def _is_all(self, rung: Rung) -> bool:
