@@ -377,7 +377,7 @@ def test_kill_9_of_the_command_leaves_a_valid_archive_and_the_next_run_goes_on(w
 def test_a_disk_that_is_really_full(work, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=164k", "tmpfs", disk], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("may not mount")
     try:
