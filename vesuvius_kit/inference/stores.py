@@ -5,12 +5,9 @@ planes that are done to the host. `HostStore` keeps both in main memory: on a CP
 alone.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,8 +17,6 @@ from vesuvius_kit.inference.grid import Grid, Place, nnunet_importance
 
 # What the kernels are compiled for; other types are converted once.
 _READ_AS_THEY_ARE = ("uint8", "uint16", "float32")
-# Windows of fewer voxels are not worth a second thread.
-_LEAST_SHARED = 2**15
 
 
 class Store(Protocol):
@@ -53,11 +48,6 @@ class HostStore:
         self._image, self._greys, self._grid = np.ascontiguousarray(image), greys, grid
         self._device = torch.device("cpu") if device is None else device
         self._total = np.zeros((channels, *grid.shape), np.float32)
-        self._threads = numba.get_num_threads() if np.prod(grid.window) >= _LEAST_SHARED else 1
-        edges = np.linspace(0, grid.window[0], self._threads + 1).astype(int).tolist()
-        self._parts = list(pairwise(edges))
-        # One thread is this one.
-        self._pool = ThreadPoolExecutor(max(1, self._threads - 1))
         self._windows = torch.empty(0)
 
     def cut(self, places: Sequence[Place]) -> torch.Tensor:
@@ -65,59 +55,30 @@ class HostStore:
         if len(self._windows) < len(places):
             self._windows = torch.empty((len(places), 1, *self._grid.window), pin_memory=self._device.type == "cuda")
         windows = self._windows[: len(places)]
-        # Reading is over before a second thread has begun.
         for place, window in zip(places, windows[:, 0].numpy()):
             cut_window(self._image, self._grid.corner(place), self._greys, window)
         return windows.to(self._device)
 
     def add(self, places: Sequence[Place], answer: torch.Tensor, is_logits: bool) -> bool:
         """Blend in an answer, float32 (B, C, z, y, x); return whether all of it is finite."""
-        values = answer.to("cpu").contiguous().numpy()
-        grid, total = self._grid, self._total
-        if grid.kind == "nnunet":
-            importance = nnunet_importance(grid.window)
-
-            def work(number: int, start: int, stop: int) -> bool:
-                z, y, x = grid.corner(places[number])
-                corner, part = (z + start, y, x), importance[start:stop]
-                return all(
-                    [
-                        add_weighted_window(whole, corner, window[start:stop], part, is_logits)
-                        for whole, window in zip(total, values[number])
-                    ]
-                )
-        else:
-
-            def work(number: int, start: int, stop: int) -> bool:
-                z, y, x = grid.corner(places[number])
-                along_z, along_y, along_x = (profile[k] for profile, k in zip(grid.profiles, places[number]))
-                corner, parts = (z + start, y, x), (along_z[start:stop], along_y, along_x)
-                return all(
-                    [
-                        add_window(whole, corner, window[start:stop], parts, is_logits)
-                        for whole, window in zip(total, values[number])
-                    ]
-                )
-
-        return self._share(work, len(places))
+        is_finite = True
+        for place, channels in zip(places, answer.to("cpu").contiguous().numpy()):
+            for total, values in zip(self._total, channels):
+                is_finite &= self._add_channel(total, place, values, is_logits)
+        return is_finite
 
     def finish(self) -> NDArray[np.float32]:
         """Return the blended answer (C, Z, Y, X); the store is of no use afterwards."""
-        self._pool.shutdown()
         return _divided(self._total, self._grid)
 
-    def _share(self, work: Callable[[int, int, int], bool], count: int) -> bool:
-        """Whether ``work(window, first plane, last)`` is true of all.
-
-        The windows come one after the other, each shared out by planes: they overlap, so two may not be added at once.
-        """
-        first, *others = self._parts
-        done = True
-        for number in range(count):
-            waiting = [self._pool.submit(work, number, *part) for part in others]
-            done &= work(number, *first)
-            done &= all([future.result() for future in waiting])
-        return done
+    def _add_channel(
+        self, total: NDArray[np.float32], place: Place, values: NDArray[np.float32], is_logits: bool
+    ) -> bool:
+        grid, corner = self._grid, self._grid.corner(place)
+        if grid.kind == "nnunet":
+            return add_weighted_window(total, corner, values, nnunet_importance(grid.window), is_logits)
+        along_z, along_y, along_x = (profile[k] for profile, k in zip(grid.profiles, place))
+        return add_window(total, corner, values, (along_z, along_y, along_x), is_logits)
 
 
 class DeviceStore:
@@ -177,7 +138,6 @@ class SlabStore:
     def finish(self) -> NDArray[np.float32]:
         """Return the blended answer (C, Z, Y, X); the store is of no use afterwards."""
         self._move_to(self._grid.shape[0])
-        self._source.finish()
         return _divided(self._done, self._grid)
 
     def _move_to(self, first: int) -> None:
