@@ -11,7 +11,9 @@ got, the score of the submission, and beside it the scores of all volumes under 
 import argparse
 import json
 import os
+import tempfile
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from vesuvius_kit.inference.ladder import Rung, make_ladder
 from vesuvius_kit.models.normalisation import grey_statistics
 from vesuvius_kit.models.registry import register_model
 from vesuvius_kit.models.unet3d import UNet3D
-from vesuvius_kit.postprocess.pipeline import choose_pipeline
+from vesuvius_kit.postprocess.pipeline import choose_pipeline, try_pipeline
 
 EDGE, WINDOW = 80, 40
 STYLES = ("even", "dense", "wavy", "loose", "faint")
@@ -107,12 +109,9 @@ def score_plans(folder: Path, run: Path, ladder: list[Rung], labels: dict[str, n
 
 def score_masks(zip_path: Path, labels: dict[str, np.ndarray]) -> float:
     """The mean score of a submission's masks."""
-    masks = zip_path.with_name(f"{zip_path.stem}_masks")
-    scores = []
-    for name, label in labels.items():
-        path = next(path for path in (masks / f"{name}.tif", masks / "simple" / f"{name}.tif") if path.exists())
-        scores.append(vk.leaderboard_score(vk.read_volume(path) > 0, label).score)
-    return float(np.mean(scores))
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(zip_path) as archive:
+        masks = {name: vk.read_volume(archive.extract(f"{name}.tif", scratch)) > 0 for name in labels}
+    return float(np.mean([vk.leaderboard_score(masks[name], label).score for name, label in labels.items()]))
 
 
 def main() -> None:
@@ -126,6 +125,9 @@ def main() -> None:
     options = parser.parse_args()
     labels = make_volumes(options.folder)
     run = train_networks(options.folder, options.steps)
+    # A budget of seconds has no room for compiling the kernels, which takes half a minute once on a machine.
+    try_pipeline(choose_pipeline(POSTPROCESS.pipeline, POSTPROCESS.steps))
+    vk.simple_mask(np.zeros((EDGE,) * 3, np.uint8))
     ensemble = Ensemble([run], PREDICT)
     ladder = make_ladder(len(ensemble.paths), PREDICT.tta, PREDICT.overlap, ensemble.count_views)
     windows = sum(
@@ -149,14 +151,24 @@ def main() -> None:
             )  # fmt: skip
             used = time.monotonic() - started
             entries = json.loads((path.with_name(f"{path.stem}_masks") / "run.json").read_text())["volumes"].values()
-            outside = sum(sum(entry["seconds"].values()) - entry["seconds"]["network"] for entry in entries)
+            # A volume that was not reached has no times.
+            times = [entry["seconds"] for entry in entries if "seconds" in entry]
+            outside = sum(sum(stages.values()) - stages.get("network", 0.0) for stages in times)
             results.append(
-                (processes, budget, used, Counter(entry["plan"] for entry in entries), outside, summary, path)
+                (
+                    processes,
+                    budget,
+                    used,
+                    Counter(entry.get("plan", "none") for entry in entries),
+                    outside,
+                    summary,
+                    path,
+                )
             )
     os.environ[PAUSE] = "0"
     print("\nprocesses  budget    used   share  decoding and repair  volumes by plan")
     for processes, budget, used, plans, outside, summary, path in results:
-        chosen = ", ".join(f"{count} x plan {plan}" for plan, count in sorted(plans.items()))
+        chosen = ", ".join(f"{count} x plan {plan}" for plan, count in sorted(plans.items(), key=str))
         score = score_masks(path, labels)
         print(
             f"{processes:>9}  {budget:>5.0f} s  {used:>5.1f} s  {used / budget:>5.1%}  {outside:>17.1f} s  {chosen}; "
