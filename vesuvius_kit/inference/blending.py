@@ -139,7 +139,7 @@ def _add_product(
                 for i in range(width):
                     largest = max(largest, np.int32(bits[i] & _MAGNITUDE))
                     row[i] += weight * along_x[i] * values[i]
-    return largest < _INFINITY
+    return bool(largest < _INFINITY)
 
 
 @compiled(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
@@ -171,4 +171,4 @@ def _add_map(
                 for i in range(width):
                     largest = max(largest, np.int32(bits[i] & _MAGNITUDE))
                     row[i] += weight[i] * values[i]
-    return largest < _INFINITY
+    return bool(largest < _INFINITY)
