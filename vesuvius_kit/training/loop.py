@@ -44,6 +44,7 @@ from vesuvius_kit.training.processes import (
     broadcast,
     get_main_logger,
     leave_lost_threads,
+    name_cache_folder,
     release_accelerator,
     start_accelerator,
     wait_for_all,
@@ -116,6 +117,7 @@ def train(
         The loss is no longer finite.
     """
     leave_lost_threads()
+    name_cache_folder()
     hooks = hooks or Hooks()
     limit = config.train.budget
     budget = EpochBudget(None if limit is None else check_duration("train.budget", limit))

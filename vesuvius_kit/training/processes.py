@@ -3,14 +3,17 @@
 What a process must know alike, all of them learn here: values are averaged or gathered, never assumed equal.
 """
 
+import getpass
 import logging
 import multiprocessing
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +56,18 @@ _HARMLESS = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 # With these MPI tells a process what launchers say in the variables above.
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def name_cache_folder() -> None:
+    """Give PyTorch's compiler a cache where the user has no name, as in many containers; called before a network is tried.
+
+    PyTorch 2.10 loads its compiler with the first optimizer, or the first mean without numbers, asks for the name, and fails.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        folder = Path(tempfile.gettempdir()) / f"torchinductor_uid_{os.getuid()}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def leave_lost_threads() -> None:
