@@ -38,7 +38,7 @@ from vesuvius_kit.metrics import leaderboard_score, surface_dice
 from vesuvius_kit.models import create_model
 from vesuvius_kit.phantom import STYLES, write_competition
 from vesuvius_kit.postprocess import close_cylinder, remove_small_components
-from vesuvius_kit.report import write_report
+from vesuvius_kit.report import write_overview_page
 
 logger = logging.getLogger(__name__)
 
@@ -317,7 +317,7 @@ def _draw(folder: Path, config: RunConfig, zip_path: Path, summary: DemoSummary)
     style = TEST_STYLES[0]
     chunk = _by_style(Competition(config.data).test)[style]
     truth = folder / "truth"
-    write_report(
+    write_overview_page(
         folder / "report.png",
         read_volume(chunk.image_path),
         _read_mask(zip_path, chunk.id),

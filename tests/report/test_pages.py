@@ -12,8 +12,8 @@ from vesuvius_kit.report import (
     draw_overlay,
     survey_scrolls,
     survey_to_text,
+    write_overview_page,
     write_prediction_page,
-    write_report,
     write_slices_page,
     write_survey_page,
     write_training_page,
@@ -56,7 +56,7 @@ def test_a_report_is_a_picture_with_all_three_colours(tmp_path):
     mask[:, 35] = True  # invented
     label = np.where(truth, 1, 0).astype(np.uint8)
     path = tmp_path / "report.png"
-    write_report(path, image, mask, truth, label, log_of(3), "a title", ["line one", "line two"])
+    write_overview_page(path, image, mask, truth, label, log_of(3), "a title", ["line one", "line two"])
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     assert len(pixels) > 500_000
@@ -88,7 +88,7 @@ def test_overlay_colours_by_tolerance():
 def test_shapes_must_agree(tmp_path):
     volume = np.zeros((4, 5, 6), np.uint8)
     with pytest.raises(InputError, match="same shape"):
-        write_report(tmp_path / "x.png", volume, volume[:3] > 0, volume > 0, volume, log_of(1), "", [])
+        write_overview_page(tmp_path / "x.png", volume, volume[:3] > 0, volume > 0, volume, log_of(1), "", [])
 
 
 def test_thickness_of_slabs_of_known_thickness():

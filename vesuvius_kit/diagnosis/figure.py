@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.diagnosis.curves import base_rate, scores_of, series
+from vesuvius_kit.diagnosis.finding import Finding
 from vesuvius_kit.diagnosis.panels import (
     GREEN,
     INK,
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-_Panel = Literal["losses", "components", "scores", "rate", "output", "cosines"]
+Panel = Literal["losses", "components", "scores", "rate", "output", "cosines"]
+"""Panels of a diagnosis."""
 _Draw = Callable[["Axes"], str]
 
 
@@ -56,17 +58,23 @@ def draw_diagnosis(diagnosis: Diagnosis, path: Path | str) -> None:
     for name, plot in plots.items():
         _draw_panel(plot, panels[name], diagnosis)
     for number, finding in enumerate(diagnosis.findings, start=1):
-        wanted, epochs = _POINTED_AT[finding.fault](finding.evidence)
+        wanted, epochs = locate_finding(finding)
         _point_at(plots.get(wanted, axes[0]), number, epochs)
     scale_epochs(axes[-1], diagnosis.run.records)
     with write_atomically(path, "wb") as stream:
         figure.savefig(stream, format=kind, dpi=140)
 
 
-def _choose_panels(diagnosis: Diagnosis) -> dict[_Panel, _Draw]:
+def locate_finding(finding: Finding) -> tuple[Panel, tuple[int, int]]:
+    """Return the panel that a finding is best seen in, and the first and the last epoch of what it tells of."""
+    panel, (first, last) = _POINTED_AT[finding.fault](finding.evidence)
+    return panel, (first, last)
+
+
+def _choose_panels(diagnosis: Diagnosis) -> dict[Panel, _Draw]:
     """What draws each panel for which the log has something."""
     records, scores = diagnosis.run.records, scores_of(diagnosis.run.records)
-    panels: dict[_Panel, _Draw] = {"losses": lambda plot: _draw_judged_losses(plot, diagnosis)}
+    panels: dict[Panel, _Draw] = {"losses": lambda plot: _draw_judged_losses(plot, diagnosis)}
     if find_components(records):
         panels["components"] = lambda plot: draw_components(plot, records)
     if scores:
@@ -81,7 +89,7 @@ def _choose_panels(diagnosis: Diagnosis) -> dict[_Panel, _Draw]:
 
 
 # Panel and first and last epoch of what each finding tells of.
-_POINTED_AT: dict[str, Callable[[Mapping[str, Any]], tuple[_Panel, Sequence[int]]]] = {
+_POINTED_AT: dict[str, Callable[[Mapping[str, Any]], tuple[Panel, Sequence[int]]]] = {
     "labels": lambda found: ("output", found["epochs"]),
     "variance_reward": lambda found: ("components", found["epochs"]),
     "conflict": lambda found: ("cosines", found["epochs"]),

@@ -3,8 +3,8 @@
 from vesuvius_kit.report.pages import (
     draw_curves,
     draw_overlay,
+    write_overview_page,
     write_prediction_page,
-    write_report,
     write_training_page,
 )
 from vesuvius_kit.report.survey import (
@@ -21,8 +21,8 @@ __all__ = [
     "draw_overlay",
     "survey_scrolls",
     "survey_to_text",
+    "write_overview_page",
     "write_prediction_page",
-    "write_report",
     "write_slices_page",
     "write_survey_page",
     "write_training_page",

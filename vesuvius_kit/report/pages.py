@@ -98,7 +98,7 @@ def draw_curves(loss_axes: "Axes", rate_axes: "Axes", log: Sequence[EpochRecord]
         _add_legend(axes, least)
 
 
-def write_report(
+def write_overview_page(
     path: Path | str,
     image: NDArray[np.uint8],
     mask: NDArray[np.bool_],
