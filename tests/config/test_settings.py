@@ -61,6 +61,35 @@ def test_the_run_of_the_plateau_has_the_figures_of_the_case():
     assert (config.patches.size, config.n_folds) == ((128, 128, 128), 5)
 
 
+@pytest.mark.parametrize("digest", ["1234567890123456", "0123456789012345", "12e4567890123456", "1e45678901234567"])
+def test_a_digest_that_yaml_takes_for_a_number_stays_the_digest(digest, tmp_path):
+    path = tmp_path / "mine.yaml"
+    for text in (digest, f"'{digest}'"):
+        path.write_text(f"predict:\n  weights: {{{text}: 0.25, aaaaaaaaaaaaaaaa: 1}}\n")
+        config = load_config(path)
+        assert config.predict.weights == {digest: 0.25, "a" * 16: 1.0}
+        path.write_text(config_to_yaml(config))
+        assert load_config(path) == config
+    assert load_config(None, {f"predict.weights.{digest}": 0.5}).predict.weights == {digest: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"a" * 15: 1}, "predict.weights must name networks by digests, .*, got 'aaaaaaaaaaaaaaa'"),
+        ({1e5: 1}, "predict.weights must name networks by digests"),
+        ({"run_a": 1}, "predict.weights must name networks by digests, .*, got 'run_a'"),
+        ({"a" * 16: -1}, "predict.weights.aaaaaaaaaaaaaaaa must be >= 0, got -1"),
+        ({"a" * 16: 0, "b" * 16: 0}, "a weight above 0, got 0 for all"),
+    ],
+)
+def test_weights_of_no_network_are_refused(weights, message):
+    with pytest.raises(InputValueError, match=message):
+        PredictConfig(weights=weights)
+    with pytest.raises(InputValueError, match=message.replace("'", ".")):
+        load_config(None, {"predict.weights": weights})
+
+
 def scheduled(kind, **points):
     return load_config(None, {"loss.variance_weight": 0.5, "loss.schedule": points, "loss.schedule_kind": kind}).loss
 

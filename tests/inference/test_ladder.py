@@ -24,6 +24,19 @@ def test_views_go_first_then_networks_then_overlap_and_the_ridge_filter_is_last(
     assert all(rung.members[0][0] == 0 for rung in ladder[:-1]), "the first network is kept longest"
 
 
+def test_the_least_of_weights_gives_way_first_and_of_equal_ones_the_last():
+    ladder = make_ladder(3, "mirror4", 0.0, count_views, weights=[1, 2, 1])
+    assert [dict(rung.members) for rung in ladder] == [
+        {0: "mirror4", 1: "mirror4", 2: "mirror4"},
+        {0: "mirror4", 1: "mirror4", 2: "none"},
+        {0: "none", 1: "mirror4", 2: "none"},
+        {0: "none", 1: "none", 2: "none"},
+        {0: "none", 1: "none"},
+        {1: "none"},
+        {},
+    ]
+
+
 @pytest.mark.parametrize(
     ("tta", "steps"), [("none", [1]), ("mirror4", [4, 1]), ("seven", [7, 4, 1]), ("cubic", [48, 8, 4, 1])]
 )

@@ -32,7 +32,7 @@ def submit(
     images
         folder of {id}.tif, instead of --data
     checkpoints
-        checkpoints, folds, runs or nnU-Net's folders; averaged, the first kept longest when time is short
+        checkpoints, folds, runs or nnU-Net's folders; averaged; when time is short, the heaviest or first is kept longest
     config
         take the settings from here instead of the checkpoints
     output

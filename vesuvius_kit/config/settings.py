@@ -6,6 +6,7 @@ the field, as in ``overlap: float = PredictConfig.overlap``.
 
 import dataclasses
 import itertools
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -386,6 +387,9 @@ class PredictConfig:
     """As in training."""
     device: str = "auto"
     """``auto``, or a torch device such as ``cuda:1``; for training too, where each of several processes needs its own."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """What each network of an ensemble counts relative to the others, by the digest of its weights, which ``run.json`` and
+    ``settings.json`` show; 0 leaves it out. Every network must be named, or none: then all count the same."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", check_size("predict.window", self.window, minimum=0))
@@ -397,12 +401,23 @@ class PredictConfig:
             )
         check_real("predict.overlap", self.overlap, minimum=0, below=1)
         check_integer("predict.batch_size", self.batch_size, minimum=1)
+        self._check_weights()
         if self.tta == "cubic" and len(set(self.window)) > 1:
             raise InputValueError(f"predict.window must be a cube for predict.tta cubic, got {list(self.window)}")
         if self.tta == "seven" and self.window[1] != self.window[2]:
             raise InputValueError(
                 f"predict.window must be square in y and x for predict.tta seven, got {list(self.window)}"
             )
+
+    def _check_weights(self) -> None:
+        for digest, weight in self.weights.items():
+            if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{16}", digest):
+                raise InputValueError(
+                    f"predict.weights must name networks by digests, texts of 16 digits among 0-9 and a-f, got {digest!r}"
+                )
+            check_real(f"predict.weights.{digest}", weight, minimum=0)
+        if self.weights and not any(self.weights.values()):
+            raise InputValueError("predict.weights must leave a network with a weight above 0, got 0 for all")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from vesuvius_kit.checks import InputValueError, describe_error, one_line
 from vesuvius_kit.config import PredictConfig
 from vesuvius_kit.config.settings import TTA
 from vesuvius_kit.console import Progress, no_progress
-from vesuvius_kit.inference.averaging import ProbabilityMean
+from vesuvius_kit.inference.averaging import ProbabilityMean, whole_weights
 from vesuvius_kit.inference.grid import count_windows
 from vesuvius_kit.inference.ladder import Rung
 from vesuvius_kit.inference.precision import Precision, choose_precision
@@ -38,6 +38,7 @@ from vesuvius_kit.models.weights import (
     inspect_weights,
     load_weights,
     read_size_divisors,
+    share_weights,
 )
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,19 @@ class _Question(NamedTuple):
 class Ensemble:
     """The networks of some checkpoints with the settings they predict under; each is loaded when it is first used.
 
-    They are numbered from 0 in the order in which they were given; a plan that takes some takes the first.
+    They are numbered from 0 in the order in which they were given, those of weight 0 left out.
     """
 
     def __init__(self, checkpoints: Iterable[Path | str], predict: PredictConfig) -> None:
         files = [inspect_weights(path) for path in find_weights(checkpoints)]
         _refuse_duplicates(files)
+        shares = share_weights(files, predict.weights)
+        for file, share in zip(files, shares):
+            if not share:
+                logger.info("weights %s (%s) count 0 and are left out", file.path, file.digest)
+        files = [file for file, share in zip(files, shares) if share]
+        self.weights = whole_weights([share for share in shares if share])
+        """What each network counts in the mean, relative to the others."""
         self.paths = [file.path for file in files]
         self.digests = [file.digest for file in files]
         self._rules = [file.rules for file in files]
@@ -113,9 +121,20 @@ class Ensemble:
         for path, digest, window in zip(self.paths, self.digests, self.windows):
             logger.info("weights %s (%s), window %s", path, digest, "x".join(map(str, window)))
         if len(self.paths) > 1:
-            logger.info("the probabilities of these %d networks are averaged", len(self.paths))
+            parts = ", weighted by " + ", ".join(f"{share:.3f}" for share in self.shares) if self.is_weighted else ""
+            logger.info("the probabilities of these %d networks are averaged%s", len(self.paths), parts)
         self._threads = torch.get_num_threads()
         self._models: dict[int, SegmentationModel] = {}
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some networks count more than others."""
+        return len(set(self.weights)) > 1
+
+    @property
+    def shares(self) -> list[float]:
+        """The part of each network in the mean; their sum is 1."""
+        return [weight / sum(self.weights) for weight in self.weights]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,6 +147,7 @@ class Ensemble:
         is_one = len(set(self.windows)) == 1
         return {
             "weights": [self.digests[number] for number in order],
+            **({"shares": [round(self.shares[number], 6) for number in order]} if self.is_weighted else {}),
             **({"window": windows[0]} if is_one else {"windows": windows}),
             "overlap": self.predict_settings.overlap,
             "tta": self.predict_settings.tta,
@@ -165,13 +185,13 @@ class Ensemble:
     def predict(
         self, name: str, volume: NDArray[Any], deadline: float | None = None, progress: Progress = no_progress
     ) -> NDArray[np.float32]:
-        """Return the mean probability of a volume, (Z, Y, X) in [0, 1]; ``name`` is its id in messages.
+        """Return the weighted mean probability of a volume, (Z, Y, X) in [0, 1]; ``name`` is its id in messages.
 
         Whatever keeps a network from its answer is raised.
         """
         question, mean = _Question(name, volume, self.whole.overlap, deadline, progress), ProbabilityMean()
         for number, tta in self.whole.members:
-            mean.add(self._ask(question, number, tta)[0])
+            mean.add(self._ask(question, number, tta)[0], self.weights[number])
         return mean.mean()
 
     def answer(
@@ -209,7 +229,7 @@ class Ensemble:
         for number, tta in rung.members:
             try:
                 probability, report = self._ask_twice(question, number, tta, make_room)
-                mean.add(probability)
+                mean.add(probability, self.weights[number])
             except OutOfTimeError:
                 answer.is_late = True
                 break

@@ -61,23 +61,28 @@ RIDGE = Rung(())
 """The plan without a network."""
 
 
-def make_ladder(n_models: int, tta: TTA, overlap: float, count_views: CountViews) -> list[Rung]:
+def make_ladder(
+    n_models: int, tta: TTA, overlap: float, count_views: CountViews, weights: Sequence[float] | None = None
+) -> list[Rung]:
     """Return the plans in their order: all that was asked for, fewer views, fewer networks, less overlap, the ridge filter.
 
-    Within a step the last network gives way first. Where a network has no more views than a preset, that step is left out.
+    Within a step the network with the least of the ``weights`` gives way first, of equal ones the last. Where a network has no
+    more views than a preset, that step is left out.
     """
     check_integer("n_models", n_models, minimum=1)
-    members = [(number, tta) for number in range(n_models)]
-    rungs = [Rung(tuple(members), overlap)]
+    weights = [1.0] * n_models if weights is None else weights
+    leaving = sorted(range(n_models), key=lambda number: (weights[number], -number))
+    members = {number: tta for number in range(n_models)}
+    rungs = [Rung(tuple(members.items()), overlap)]
     for fewer in _FEWER_VIEWS:
-        for number in reversed(range(n_models)):
-            if count_views(number, fewer) < count_views(*members[number]):
-                members[number] = (number, fewer)
-                rungs.append(Rung(tuple(members), overlap))
-    while len(members) > 1:
-        members.pop()
-        rungs.append(Rung(tuple(members), overlap))
-    rungs += [Rung(tuple(members), share * overlap) for share in _LESS_OVERLAP if overlap]
+        for number in leaving:
+            if count_views(number, fewer) < count_views(number, members[number]):
+                members[number] = fewer
+                rungs.append(Rung(tuple(members.items()), overlap))
+    for number in leaving[:-1]:
+        del members[number]
+        rungs.append(Rung(tuple(members.items()), overlap))
+    rungs += [Rung(tuple(members.items()), share * overlap) for share in _LESS_OVERLAP if overlap]
     return [*rungs, RIDGE]
 
 

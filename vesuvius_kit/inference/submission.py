@@ -123,7 +123,8 @@ def write_submission(
     images
         Folder of ``{id}.tif``. Beside a folder ``test_images``, the rows of ``test.csv`` count too.
     checkpoints
-        See `find_weights`; several are averaged. Those that come first are kept longest when time is short.
+        See `find_weights`; several are averaged. Those that weigh most, of equal ones the first, are kept longest when time is
+        short.
     budget_seconds
         Wall time from this call to the finished archive.
     plan
@@ -396,7 +397,7 @@ def _ladder_of(plan: Path | str | Sequence[Rung] | None, ensemble: Ensemble) -> 
     """The plans that were given, or those by default, with views that the windows allow."""
     settings, n_models = ensemble.predict_settings, len(ensemble.paths)
     if plan is None:
-        ladder = make_ladder(n_models, settings.tta, settings.overlap, ensemble.count_views)
+        ladder = make_ladder(n_models, settings.tta, settings.overlap, ensemble.count_views, ensemble.weights)
     elif isinstance(plan, (str, Path)):
         ladder = read_ladder(plan, n_models, settings.tta, settings.overlap, get_args(TTA))
     else:
@@ -409,11 +410,15 @@ def _ladder_of(plan: Path | str | Sequence[Rung] | None, ensemble: Ensemble) -> 
 
 def _describe_run(ensemble: Ensemble, schedule: Schedule, n_processes: int) -> dict[str, Any]:
     """What ``run.json`` says of the whole run."""
+    weights: list[dict[str, Any]] = [
+        {"path": str(path), "digest": digest, "window": list(window)}
+        for path, digest, window in zip(ensemble.paths, ensemble.digests, ensemble.windows)
+    ]
+    if ensemble.is_weighted:
+        for entry, share in zip(weights, ensemble.shares):
+            entry["share"] = round(share, 6)
     return {
-        "weights": [
-            {"path": str(path), "digest": digest, "window": list(window)}
-            for path, digest, window in zip(ensemble.paths, ensemble.digests, ensemble.windows)
-        ],
+        "weights": weights,
         "requested": config_to_dict(ensemble.predict_settings),
         "budget_seconds": schedule.budget_seconds,
         "processes": n_processes,

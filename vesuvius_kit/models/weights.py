@@ -33,6 +33,7 @@ from vesuvius_kit.models.rules import PredictionRules
 logger = logging.getLogger(__name__)
 
 _OF_THE_MACHINE = ("predict.device", "predict.precision")
+_OF_THE_ENSEMBLE = ("predict.weights",)
 _OF_THE_NETWORK = ("predict.window", "predict.overlap", "predict.tta")
 
 _RESULTS_FOLDER = f"{PLANS_NAME}, {DATASET_NAME} and fold_*/checkpoint_*.pth"
@@ -129,9 +130,9 @@ def read_size_divisors(file: WeightsFile) -> tuple[int, int, int]:
 def agreed_settings(weights: Iterable[Path | str]) -> dict[str, Any]:
     """Return how some weights, entries of `find_weights`, were predicted and repaired while they were trained.
 
-    The keys are the settings' names, such as ``predict.overlap``. Device and precision belong to the machine and are left out,
-    and so is, with a line in the log, what the weights do not agree on. Beside weights that bring none, as nnU-Net's, so are
-    window, overlap and test-time augmentation: those have rules of their own.
+    The keys are the settings' names, such as ``predict.overlap``. Device and precision belong to the machine, weights to one
+    ensemble: they are left out, and so is, with a line in the log, what the weights do not agree on. Beside weights that bring
+    none, as nnU-Net's, so are window, overlap and test-time augmentation: those have rules of their own.
     """
     found = [read_settings(path) for path in weights]
     those_with = [settings for settings in found if settings is not None]
@@ -141,7 +142,7 @@ def agreed_settings(weights: Iterable[Path | str]) -> dict[str, Any]:
         names = {name: None for settings in those_with for name in settings.get(section, {})}
         for name in names:
             key, values = f"{section}.{name}", [settings.get(section, {}).get(name) for settings in those_with]
-            if key in _OF_THE_MACHINE or (bring_rules and key in _OF_THE_NETWORK):
+            if key in (*_OF_THE_MACHINE, *_OF_THE_ENSEMBLE) or (bring_rules and key in _OF_THE_NETWORK):
                 continue
             if all(value == values[0] for value in values):
                 agreed[key] = values[0]
@@ -149,6 +150,34 @@ def agreed_settings(weights: Iterable[Path | str]) -> dict[str, Any]:
                 said = ", ".join(map(str, values))
                 logger.info("the weights do not agree on %s (%s): the default holds, unless it is given", key, said)
     return agreed
+
+
+def share_weights(files: Sequence[WeightsFile], weights: Mapping[str, float]) -> list[float]:
+    """Return what each network counts by ``predict.weights``, whose keys are digests; 1 for each where they are empty.
+
+    A converted checkpoint may be named by the digest of what it was made from.
+
+    Raises
+    ------
+    InputValueError
+        Weights for a network that is not there, none for one that is, or 0 for all.
+    """
+    if not weights:
+        return [1.0] * len(files)
+    named = {name for file in files for name in (file.digest, file.source) if name is not None}
+    listed = ", ".join(f"{file.digest} ({file.path})" for file in files)
+    if strangers := [digest for digest in weights if digest not in named]:
+        raise InputValueError(
+            f"predict.weights must name networks that are given, {listed}, got {', '.join(strangers)}"
+        )
+    shares = [weights.get(file.digest, weights.get(file.source or "")) for file in files]
+    if forgotten := [file for file, share in zip(files, shares) if share is None]:
+        names = ", ".join(f"{file.digest} ({file.path})" for file in forgotten)
+        raise InputValueError(f"predict.weights must name every network or none, got none for {names}")
+    known = [share for share in shares if share is not None]
+    if not any(known):
+        raise InputValueError("predict.weights must leave a network with a weight above 0, got 0 for all")
+    return known
 
 
 def _settings_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
