@@ -17,6 +17,8 @@ from .diagnosis import diagnose as diagnose
 from .inference.archive import list_images as list_images
 from .inference.archive import pack_submission as pack_submission
 from .inference.archive import validate_submission as validate_submission
+from .inference.out_of_fold import predict_out_of_fold as predict_out_of_fold
+from .inference.out_of_fold import read_out_of_fold as read_out_of_fold
 from .inference.predict import predict_volume as predict_volume
 from .inference.submission import postprocess_folder as postprocess_folder
 from .inference.submission import predict_folder as predict_folder

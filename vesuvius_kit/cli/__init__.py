@@ -22,7 +22,7 @@ from vesuvius_kit.cli.demo import demo
 from vesuvius_kit.cli.diagnose import diagnose
 from vesuvius_kit.cli.phantom import phantom
 from vesuvius_kit.cli.postprocess import postprocess
-from vesuvius_kit.cli.predict import predict
+from vesuvius_kit.cli.predict import predict, settings_of_prediction
 from vesuvius_kit.cli.prediction import settings_of_training
 from vesuvius_kit.cli.push import push
 from vesuvius_kit.cli.rehearse import rehearse
@@ -53,7 +53,7 @@ COMMANDS: dict[str, Command] = {
     "rehearse": rehearse,
 }
 
-STORED_SETTINGS: dict[str, StoredSettings] = {"predict": settings_of_training, "submit": settings_of_training}
+STORED_SETTINGS: dict[str, StoredSettings] = {"predict": settings_of_prediction, "submit": settings_of_training}
 """Where a command finds settings that its command line does not give."""
 
 # These keep nothing of an unfinished call.

@@ -68,6 +68,11 @@ class Competition:
             )  # fmt: skip
         return chunks
 
+    @property
+    def scrolls(self) -> dict[str, str]:
+        """The scroll of every row of ``train.csv`` by id, rows without files too."""
+        return self._files.train_rows
+
     @cached_property
     def test(self) -> list[Chunk]:
         """The test images: those of ``test.csv`` in its order, then those without a row, whose scroll is "", by name."""

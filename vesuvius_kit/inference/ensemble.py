@@ -4,7 +4,7 @@ import copy
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,15 +183,25 @@ class Ensemble:
         return count_views(tta, self._rules[number].mirror_axes)
 
     def predict(
-        self, name: str, volume: NDArray[Any], deadline: float | None = None, progress: Progress = no_progress
+        self,
+        name: str,
+        volume: NDArray[Any],
+        deadline: float | None = None,
+        progress: Progress = no_progress,
+        *,
+        numbers: Collection[int] | None = None,
     ) -> NDArray[np.float32]:
         """Return the weighted mean probability of a volume, (Z, Y, X) in [0, 1]; ``name`` is its id in messages.
 
-        Whatever keeps a network from its answer is raised.
+        With ``numbers`` only these networks are asked, and the others let go of their memory. Whatever keeps a network from its
+        answer is raised.
         """
         question, mean = _Question(name, volume, self.whole.overlap, deadline, progress), ProbabilityMean()
+        if numbers is not None:
+            self._models = {number: model for number, model in self._models.items() if number in numbers}
         for number, tta in self.whole.members:
-            mean.add(self._ask(question, number, tta)[0], self.weights[number])
+            if numbers is None or number in numbers:
+                mean.add(self._ask(question, number, tta)[0], self.weights[number])
         return mean.mean()
 
     def answer(

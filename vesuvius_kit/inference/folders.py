@@ -78,22 +78,36 @@ def predict_folder(
     ensemble = Ensemble(checkpoints, predict)
     with lock_folder(output):
         job = VolumeJob(paths, ensemble, open_results(output, {"predict": ensemble.settings}, fresh, ".npy", paths))
-        waiting = [name for name in paths if not is_whole(job.result_path(name))]
-        schedule = Schedule(
-            [ensemble.whole],
-            {name: volume_shape_and_dtype(paths[name])[0] for name in waiting},
-            waiting,
-            ensemble.count_windows,
-            ensemble.count_views,
-            n_processes=count_processes(predict.device, workers, len(waiting)),
-        )
-
-        def refuse_nothing(name: str, report: VolumeReport) -> None:
-            if report.made == "nothing":
-                raise NotFiniteError(f"{paths[name]} has no result: {'; '.join(report.causes)}")
-
-        make_results(job, schedule, workers, progress, on_result=refuse_nothing)
+        predict_missing(job, workers, progress)
         return [job.result_path(name) for name in paths]
+
+
+def predict_missing(job: VolumeJob, workers: int | None, progress: Progress) -> None:
+    """Write the probabilities of the volumes of a job that have none which can be used, in their order.
+
+    Parameters
+    ----------
+    job
+        Without a pipeline; its folder was opened by `open_results`.
+    workers
+        As in `predict_folder`, and so is what is raised.
+    """
+    ensemble, paths = job.ensemble, job.paths
+    waiting = [name for name in paths if not is_whole(job.result_path(name))]
+    schedule = Schedule(
+        [ensemble.whole],
+        {name: volume_shape_and_dtype(paths[name])[0] for name in waiting},
+        waiting,
+        ensemble.count_windows,
+        ensemble.count_views,
+        n_processes=count_processes(ensemble.predict_settings.device, workers, len(waiting)),
+    )
+
+    def refuse_nothing(name: str, report: VolumeReport) -> None:
+        if report.made == "nothing":
+            raise NotFiniteError(f"{paths[name]} has no result: {'; '.join(report.causes)}")
+
+    make_results(job, schedule, workers, progress, on_result=refuse_nothing)
 
 
 def postprocess_folder(

@@ -5,7 +5,7 @@ Several GPUs share the volumes out among one process each; the masks, and so the
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -129,6 +129,8 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
     """From a probability to a mask; None to keep the probability."""
     trial_seconds: float | None = None
     """For how long a process may time networks, filter and repair before its first volume; None not to."""
+    networks: Mapping[str, Collection[int]] | None = None
+    """Which networks predict a volume, by id, where only the probabilities are asked for; None: all of them."""
     progress: Progress = no_progress
     """Shows the windows of a volume; its default where the job goes to another process."""
 
@@ -208,7 +210,8 @@ class VolumeJob(StagedJob[str, Order, VolumeReport]):
         """The probabilities of a volume; whatever keeps the networks from them is raised."""
         started = time.monotonic()
         try:
-            probability = self.ensemble.predict(name, volume, progress=self.progress)
+            numbers = None if self.networks is None else self.networks[name]
+            probability = self.ensemble.predict(name, volume, progress=self.progress, numbers=numbers)
         except NotFiniteError as error:
             reason = one_line(error)
             return NetworkReport(order.rung, {}, {}), lambda: VolumeReport("nothing", order, causes=[reason])

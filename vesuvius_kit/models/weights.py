@@ -1,7 +1,7 @@
 """Weights of any origin: the kit's checkpoints and nnU-Net's results folders, found, told apart and loaded alike."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,6 +27,7 @@ from vesuvius_kit.models.nnunet import (
     read_rules,
 )
 from vesuvius_kit.models.nnunet_plans import DATASET_NAME, PLANS_NAME
+from vesuvius_kit.models.nnunet_splits import read_training_ids
 from vesuvius_kit.models.registry import SegmentationModel, create_model
 from vesuvius_kit.models.rules import PredictionRules
 
@@ -114,6 +115,43 @@ def read_settings(path: Path | str) -> Mapping[str, Any] | None:
         return None
     settings = read_checkpoint_header(path).state.get("config")
     return settings if isinstance(settings, dict) else None
+
+
+def split_folds(path: Path | str) -> list[Path]:
+    """Return the networks of one entry of `find_weights` that were trained on different volumes: nnU-Net's folds."""
+    return list(find_nnunet(path).checkpoints) if is_nnunet(path) else [Path(path)]
+
+
+def read_trained_on(path: Path | str) -> frozenset[str]:
+    """Return the ids of the volumes that one entry of `find_weights` was ever trained on.
+
+    A checkpoint of the kit says so itself, of nnU-Net's folder ``splits_final.json`` does; see `read_training_ids`.
+
+    Raises
+    ------
+    InputNotFoundError
+        Nothing says so; the message says what is missing.
+    InputValueError
+        What says so is damaged.
+    """
+    if is_nnunet(path):
+        return read_training_ids(find_nnunet(path))
+    state = read_checkpoint_header(path).state
+    run = state.get("run")
+    ids: set[str] = set()
+    # A converted checkpoint has no state of a run.
+    for holder in (state, run if isinstance(run, dict) else {}):
+        for name in ("trained_on", "chunk_ids"):
+            listed = holder.get(name, [])
+            if not isinstance(listed, list) or not all(isinstance(id_, str) for id_ in listed):
+                raise InputValueError(f"{name} of a checkpoint must be a list of ids, got {listed!r} in {path}")
+            ids.update(listed)
+    if not ids:
+        raise InputNotFoundError(
+            f"which volumes a network was trained on must be known: a checkpoint must list them in its state (trained_on), as "
+            f"train writes it, got none in {path}"
+        )
+    return frozenset(ids)
 
 
 def read_size_divisors(file: WeightsFile) -> tuple[int, int, int]:
@@ -223,9 +261,12 @@ def convert_weights(
         Of nnU-Net's folder alone; see `load_nnunet`.
     """
     if is_nnunet(path):
-        digest = digest_nnunet(find_nnunet(path, folds, checkpoint))
+        files = find_nnunet(path, folds, checkpoint)
+        digest = digest_nnunet(files)
         model = load_nnunet(path, folds, checkpoint=checkpoint, surface=surface, digest=digest)
-        return save_checkpoint(output, model, {"source": digest}, half=half)
+        return save_checkpoint(
+            output, model, {"source": digest, **_trained_on(lambda: read_training_ids(files))}, half=half
+        )
     for name, value in (("folds", folds), ("checkpoint", checkpoint), ("surface", surface)):
         if value is not None:
             raise InputValueError(f"{name} must be left out for a checkpoint of the kit, got {value!r}")
@@ -236,8 +277,16 @@ def convert_weights(
         )
     inspected = inspect_checkpoint(file)
     state = {key: value for key, value in inspected.header.state.items() if key == "config"}
-    state["source"] = inspected.digest
+    state |= {"source": inspected.digest, **_trained_on(lambda: read_trained_on(file))}
     return save_checkpoint(output, load_model(file, inspected.digest), state, config_yaml=_read_config(file), half=half)
+
+
+def _trained_on(read: Callable[[], frozenset[str]]) -> dict[str, list[str]]:
+    """What a converted checkpoint keeps of its training, where that is known."""
+    try:
+        return {"trained_on": sorted(read())}
+    except InputNotFoundError:
+        return {}
 
 
 def _read_config(file: Path) -> str | None:
