@@ -54,6 +54,7 @@ from .postprocess import simple_mask as simple_mask
 from .postprocess import smooth_octants as smooth_octants
 from .postprocess import topo_postprocess as topo_postprocess
 from .postprocess.files import load_probability as load_probability
+from .report import write_report as write_report
 from .training.learning_rate import BoundedLR as BoundedLR
 
 __version__: str

@@ -26,6 +26,7 @@ from vesuvius_kit.cli.predict import predict, settings_of_prediction
 from vesuvius_kit.cli.prediction import settings_of_training
 from vesuvius_kit.cli.push import push
 from vesuvius_kit.cli.rehearse import rehearse
+from vesuvius_kit.cli.report import report
 from vesuvius_kit.cli.score import score
 from vesuvius_kit.cli.ship import ship
 from vesuvius_kit.cli.submit import submit
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "predict": predict,
     "postprocess": postprocess,
     "score": score,
+    "report": report,
     "submit": submit,
     "convert": convert,
     "diagnose": diagnose,
@@ -57,7 +59,7 @@ STORED_SETTINGS: dict[str, StoredSettings] = {"predict": settings_of_prediction,
 """Where a command finds settings that its command line does not give."""
 
 # These keep nothing of an unfinished call.
-START_AGAIN = ("audit", "score", "diagnose", "rehearse")
+START_AGAIN = ("audit", "score", "report", "diagnose", "rehearse")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
-"""Figures for people: a run's curves, what was predicted, what the data look like."""
+"""A run explained: one HTML page, and figures of its curves, of what was predicted, of what the data look like."""
 
+from vesuvius_kit.report.explain import write_report
 from vesuvius_kit.report.pages import (
     draw_curves,
     draw_overlay,
@@ -7,6 +8,7 @@ from vesuvius_kit.report.pages import (
     write_prediction_page,
     write_training_page,
 )
+from vesuvius_kit.report.parts import Places
 from vesuvius_kit.report.survey import (
     ScrollSurvey,
     survey_scrolls,
@@ -16,6 +18,7 @@ from vesuvius_kit.report.survey import (
 )
 
 __all__ = [
+    "Places",
     "ScrollSurvey",
     "draw_curves",
     "draw_overlay",
@@ -23,6 +26,7 @@ __all__ = [
     "survey_to_text",
     "write_overview_page",
     "write_prediction_page",
+    "write_report",
     "write_slices_page",
     "write_survey_page",
     "write_training_page",

@@ -1,6 +1,6 @@
 """Pages about one run: loss and rate curves, slices with prediction and truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,16 +167,20 @@ def write_training_page(path: Path | str, run_folder: Path | str) -> Path:
     run_folder
         What `vesuvius_kit.train` returned: it holds ``fold_K/log.jsonl``, each with an epoch at least.
     """
+    folds = {fold.name: fold for fold in list_folds(run_folder) if (fold / LOG_NAME).is_file()}
+    if not folds:
+        raise InputNotFoundError(f"run folder must hold fold_*/{LOG_NAME}, got {run_folder}")
+    return write_training_figure(path, folds)
+
+
+def write_training_figure(path: Path | str, folds: Mapping[str, Path]) -> Path:
+    """Write the curves of folds, each a folder with a log of one epoch at least, under the names given."""
     from matplotlib.figure import Figure
 
-    logs = {
-        fold.name: read_records(fold, strict=True) for fold in list_folds(run_folder) if (fold / LOG_NAME).is_file()
-    }
-    if not logs:
-        raise InputNotFoundError(f"run folder must hold fold_*/{LOG_NAME}, got {run_folder}")
-    for fold, log in logs.items():
+    logs = {name: read_records(folder, strict=True) for name, folder in folds.items()}
+    for name, log in logs.items():
         if not log:
-            raise InputValueError(f"log must hold at least one epoch, got none in {run_folder}/{fold}")
+            raise InputValueError(f"log must hold at least one epoch, got none in {folds[name]}")
     figure = Figure(figsize=(14, 3.8 * len(logs)), layout="constrained")
     rows = figure.subplots(len(logs), 3, squeeze=False)
     for (loss_axes, part_axes, rate_axes), (fold, log) in zip(rows, logs.items()):

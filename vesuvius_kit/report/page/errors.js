@@ -1,0 +1,73 @@
+"use strict";
+// The lists of errors: merged and split sheets, then what the topology has too much and too little.
+
+const MOST_ROWS = 200;
+const known = new WeakMap();
+
+// All errors of a volume in the order of the lists, each an object that stays the same.
+function listErrors(facts) {
+  if (!known.has(facts)) known.set(facts, groupErrors(facts).flatMap((group) => group.errors));
+  return known.get(facts);
+}
+
+function groupErrors(facts) {
+  const seams = facts.seams || [];
+  const features = facts.features || [];
+  const counts = facts.counts || {};
+  const groups = [
+    { title: "Merged sheets", unit: "bridge", errors: seams.filter((seam) => seam.kind === "merged") },
+    { title: "Split sheets", unit: "edge", errors: seams.filter((seam) => seam.kind === "split") },
+  ];
+  const sides = { prediction: "that the label has not", label: "that the prediction has not" };
+  const plural = { component: "Components", tunnel: "Tunnels", cavity: "Cavities" };
+  for (const kind of ["tunnel", "component", "cavity"]) {
+    for (const side of ["prediction", "label"]) {
+      const errors = features.filter((feature) => feature.kind === kind && feature.side === side);
+      groups.push({ title: `${plural[kind]} ${sides[side]}`, unit: kind === "tunnel" ? "width" : "voxels", errors, total: (counts[side] || {})[kind] });
+    }
+  }
+  return groups.filter((group) => group.errors.length);
+}
+
+function describeError(error) {
+  if (error.kind === "merged") return `predicted ${error.sheet} joins labelled ${error.others[0]} and ${error.others[1]}`;
+  if (error.kind === "split") return `labelled ${error.sheet} is cut into predicted ${error.others[0]} and ${error.others[1]}`;
+  return `octant ${error.octant}`;
+}
+
+function describeSize(error) {
+  return error.kind === "tunnel" && !error.size ? "more than 8" : String(error.size);
+}
+
+function showErrors(viewer, volume) {
+  const lists = document.getElementById("error-lists");
+  const groups = groupErrors(volume.facts);
+  lists.replaceChildren();
+  document.getElementById("errors-note").hidden = !groups.length;
+  if (!groups.length) {
+    lists.append(make("p", {}, volume.facts.features ? `None in volume ${volume.facts.id}.` : `Volume ${volume.facts.id} has no label to compare with.`));
+    return;
+  }
+  const errors = listErrors(volume.facts);
+  for (const group of groups) {
+    const total = group.total ?? group.errors.length;
+    const more = total > group.errors.length ? `, the ${group.errors.length} largest listed` : "";
+    const rows = group.errors.slice(0, MOST_ROWS).map((error) => {
+      const [z, y, x] = error.place;
+      const button = make("button", { type: "button", "data-error": errors.indexOf(error), "aria-label": `Go to z ${z}, y ${y}, x ${x}: ${describeError(error)}` }, `${z}, ${y}, ${x}`);
+      button.addEventListener("click", () => {
+        viewer.goTo(error);
+        document.getElementById("slices").scrollIntoView();
+      });
+      return make("tr", { "data-error": errors.indexOf(error) }, make("td", {}, button), make("td", { class: "number" }, describeSize(error)), make("td", {}, describeError(error)));
+    });
+    const head = make("tr", {}, make("th", { scope: "col" }, "z, y, x"), make("th", { scope: "col", class: "number" }, group.unit), make("th", { scope: "col" }, "what"));
+    lists.append(make("details", { open: total <= 12 || group === groups[0] }, make("summary", {}, `${group.title}: ${total}${more}`),
+      make("div", { class: "wide", tabindex: "0", role: "region", "aria-label": group.title }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)))));
+  }
+}
+
+function markChosen(volume, error) {
+  const number = error ? listErrors(volume.facts).indexOf(error) : -1;
+  for (const row of document.querySelectorAll("#error-lists tr[data-error]")) row.classList.toggle("chosen", Number(row.dataset.error) === number);
+}

@@ -1,0 +1,86 @@
+"use strict";
+// The sheets of a volume as surfaces that can be turned. The library is unpacked when it is first needed.
+
+const STEPS_A_VOXEL = 16;
+
+async function loadLibrary() {
+  if (window.Plotly) return;
+  const script = document.createElement("script");
+  script.textContent = new TextDecoder().decode(await inflate("plotly"));
+  document.head.append(script);
+}
+
+async function readMeshes(volume, side) {
+  const pieces = volume.facts.meshes[side];
+  const bytes = await inflate(`blob-${volume.number}-mesh-${side}`);
+  const vertices = new Uint16Array(bytes.buffer, 0, 3 * pieces.reduce((sum, piece) => sum + piece.n_vertices, 0));
+  const triangles = new Uint32Array(bytes.buffer, Math.ceil(vertices.byteLength / 4) * 4);
+  let [vertex, triangle] = [0, 0];
+  return pieces.map((piece) => {
+    const column = (values, start, count, k, scale) => Array.from({ length: count }, (_, n) => values[3 * (start + n) + k] / scale);
+    const mesh = { sheet: piece.sheet };
+    ["x", "y", "z"].forEach((name, k) => (mesh[name] = column(vertices, vertex, piece.n_vertices, k, STEPS_A_VOXEL)));
+    ["i", "j", "k"].forEach((name, k) => (mesh[name] = column(triangles, triangle, piece.n_triangles, k, 1)));
+    vertex += piece.n_vertices;
+    triangle += piece.n_triangles;
+    return mesh;
+  });
+}
+
+function nameSheet(volume, side, sheet) {
+  if (!sheet) return "smaller ones";
+  const seams = (volume.facts.seams || []).filter((seam) => seam.sheet === sheet && seam.kind === (side === "prediction" ? "merged" : "split"));
+  const others = [...new Set(seams.flatMap((seam) => seam.others))].sort((a, b) => a - b);
+  const does = side === "prediction" ? "joins labelled" : "is cut into predicted";
+  return `sheet ${sheet}${others.length ? ` ${does} ${others.join(", ")}` : ""}`;
+}
+
+async function drawSpace(volume) {
+  const state = document.getElementById("space-state");
+  const plot = document.getElementById("space-plot");
+  const side = document.getElementById("space-side").value;
+  state.textContent = "drawing ...";
+  try {
+    await loadLibrary();
+    const meshes = await readMeshes(volume, side);
+    const traces = meshes.map((mesh) => ({
+      type: "mesh3d", x: mesh.x, y: mesh.y, z: mesh.z, i: mesh.i, j: mesh.j, k: mesh.k,
+      color: `rgb(${SHEET_COLORS[mesh.sheet || OTHERS].join(",")})`, name: nameSheet(volume, side, mesh.sheet),
+      showlegend: true, hoverinfo: "name", flatshading: false, lighting: { ambient: 0.55, diffuse: 0.7, specular: 0.1 },
+    }));
+    const style = getComputedStyle(document.documentElement);
+    const [ink, paper, line] = ["--ink", "--raised", "--line"].map((name) => style.getPropertyValue(name).trim());
+    const axis = (title, size) => ({ title: { text: title }, range: [0, size - 1], color: ink, gridcolor: line, zerolinecolor: line, showbackground: false });
+    const [nZ, nY, nX] = volume.shape;
+    plot.hidden = false;
+    const isNarrow = plot.clientWidth < 600;
+    await window.Plotly.newPlot(plot, traces, {
+      paper_bgcolor: paper, font: { color: ink }, margin: { l: 0, r: 0, t: 0, b: 0 },
+      legend: isNarrow ? { orientation: "h", y: 0, yanchor: "top", font: { size: 10 } } : { font: { size: 11 } },
+      scene: { aspectmode: "data", xaxis: axis("x", nX), yaxis: axis("y", nY), zaxis: axis("z", nZ) },
+    }, { displaylogo: false, responsive: true });
+    plot.dataset.drawn = side;
+    state.textContent = "Drag to turn; a click in the legend hides a sheet.";
+  } catch (error) {
+    // WebGL may be switched off.
+    state.textContent = `cannot be drawn here: ${error.message}`;
+  }
+}
+
+function connectSpace(viewer) {
+  const sides = document.getElementById("space-side");
+  const plot = document.getElementById("space-plot");
+  const button = document.getElementById("space-draw");
+  const list = (volume) => {
+    sides.replaceChildren(...Object.keys(volume.facts.meshes).map((side) => make("option", { value: side }, `the ${side}`)));
+    button.disabled = !sides.options.length;
+    plot.hidden = true;
+    document.getElementById("space-state").textContent = sides.options.length ? "" : "no sheets to draw";
+  };
+  viewer.listeners.push((volume, error) => error === undefined && list(volume));
+  list(viewer.volume);
+  button.addEventListener("click", () => drawSpace(viewer.volume));
+  const redraw = () => !plot.hidden && drawSpace(viewer.volume);
+  sides.addEventListener("change", redraw);
+  document.addEventListener("theme", redraw);
+}
