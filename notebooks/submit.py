@@ -38,9 +38,9 @@ if importlib.util.find_spec("vesuvius_kit") is None:
 # %% [markdown]
 # ## 2. Settings
 # Every model found among the inputs is used, averaged, nnU-Net's as nnU-Net would. The settings are those that they
-# were trained with, where they agree; `SETTINGS` replaces single ones, for example
-# `{"predict.tta": "mirror", "postprocess.pipeline": "public"}`. `BUDGET` counts from the first cell; half an
-# hour of Kaggle's nine stays unused for starting and scoring.
+# were trained with, where they agree; above them lie those of a `tuned.yaml` beside the models, which `ship --tuned` sends.
+# `SETTINGS` replaces single ones, for example `{"predict.tta": "mirror", "postprocess.pipeline": "public"}`. `BUDGET`
+# counts from the first cell; half an hour of Kaggle's nine stays unused for starting and scoring.
 
 # %%
 import json
@@ -48,6 +48,7 @@ import json
 import vesuvius_kit as vk
 from vesuvius_kit.checks import check_duration
 from vesuvius_kit.console import show_progress
+from vesuvius_kit.kaggle.paths import find_tuned
 from vesuvius_kit.kaggle.session import find_or_train_models, open_session, stored_settings
 
 BUDGET = os.environ.get("VESUVIUS_KIT_BUDGET", "8h30m")
@@ -60,6 +61,7 @@ print(session.to_text())
 models = find_or_train_models(session, progress=show_progress)
 config = vk.load_config(None, stored_settings(models) | SETTINGS)
 print("models:     ", *models)
+print("tuned:      ", find_tuned(models) or "no tuned.yaml beside the models")
 print("predict:    ", config.predict)
 print("postprocess:", config.postprocess)
 

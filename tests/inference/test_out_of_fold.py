@@ -21,6 +21,7 @@ from vesuvius_kit.cli import main
 from vesuvius_kit.config import PredictConfig, RunConfig, config_to_dict
 from vesuvius_kit.inference import jobs
 from vesuvius_kit.inference.averaging import ProbabilityMean
+from vesuvius_kit.inference.ensemble import Ensemble
 from vesuvius_kit.inference.out_of_fold import predict_out_of_fold, read_out_of_fold
 from vesuvius_kit.models.checkpoint import inspect_checkpoint
 from vesuvius_kit.models.weights import convert_weights, inspect_weights, read_trained_on
@@ -85,15 +86,15 @@ def predict_by_hand(data, paths, id_):
     return mean.mean().astype(np.float16)
 
 
-def check_all(data, runs, folder):
+def check_all(data, runs, folder, expected=EXPECTED):
     found = read_out_of_fold(folder)
-    assert list(found.groups) == list(EXPECTED)
+    assert list(found.groups) == list(expected)
     assert list(found.volumes) == list(SCROLLS)
     for id_, volume in found.volumes.items():
         assert volume.scroll == SCROLLS[id_]
-        assert set(volume.networks) == {group for group, own in EXPECTED.items() if id_ in own}
+        assert set(volume.networks) == {group for group, own in expected.items() if id_ in own}
         for group, digests in volume.networks.items():
-            paths = [checkpoint_of(runs, group, number) for number in EXPECTED[group][id_]]
+            paths = [checkpoint_of(runs, group, number) for number in expected[group][id_]]
             assert digests == [inspect_checkpoint(path).digest for path in paths]
             np.testing.assert_array_equal(np.load(found.path(group, id_)), predict_by_hand(data, paths, id_))
     return found
@@ -120,8 +121,17 @@ def test_several_networks_that_did_not_see_a_scroll_are_averaged(data, tmp_path)
         np.testing.assert_array_equal(np.load(found.path("run", id_)), predict_by_hand(data, paths, id_))
 
 
+def test_networks_that_are_not_asked_are_let_go(data, runs):
+    ensemble = Ensemble([runs[0]], PREDICT)
+    volume = vk.read_volume(data / "train_images" / "7.tif")
+    for numbers in ((0, 2), (2,), (1, 2)):
+        ensemble.predict("7", volume, numbers=numbers)
+        assert set(ensemble._models) == set(numbers)
+
+
 def test_two_processes_write_what_one_writes(data, runs, tmp_path):
-    check_all(data, runs, predict_out_of_fold(data, runs, tmp_path / "out", PREDICT, workers=2))
+    folder = predict_out_of_fold(data, runs[:1], tmp_path / "out", PREDICT, workers=2)
+    check_all(data, runs, folder, {"run_a": EXPECTED["run_a"]})
 
 
 def test_a_call_that_was_killed_goes_on(data, runs, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from vesuvius_kit.cli.diagnose import diagnose
 from vesuvius_kit.cli.phantom import phantom
 from vesuvius_kit.cli.postprocess import postprocess
 from vesuvius_kit.cli.predict import predict, settings_of_prediction
-from vesuvius_kit.cli.prediction import settings_of_training
+from vesuvius_kit.cli.prediction import settings_of_training, settings_of_tuning
 from vesuvius_kit.cli.push import push
 from vesuvius_kit.cli.rehearse import rehearse
 from vesuvius_kit.cli.report import report
@@ -55,7 +55,11 @@ COMMANDS: dict[str, Command] = {
     "rehearse": rehearse,
 }
 
-STORED_SETTINGS: dict[str, StoredSettings] = {"predict": settings_of_prediction, "submit": settings_of_training}
+STORED_SETTINGS: dict[str, StoredSettings] = {
+    "predict": settings_of_prediction,
+    "submit": settings_of_training,
+    "postprocess": settings_of_tuning,
+}
 """Where a command finds settings that its command line does not give."""
 
 # These keep nothing of an unfinished call.

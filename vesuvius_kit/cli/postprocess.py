@@ -12,6 +12,7 @@ def postprocess(
     probabilities: str = "probabilities",
     output: str = "masks",
     pipeline: str | None = None,
+    tuned: str | None = None,
     report: str | None = None,
     processes: int = 1,
     fresh: bool = False,
@@ -26,6 +27,8 @@ def postprocess(
         folder for {id}.tif, uint8 in {0, 1}
     pipeline
         short for --postprocess.pipeline: a preset or a YAML file
+    tuned
+        what tune found, its folder; below what the command line says
     report
         JSON file: what every step changed in every volume
     processes

@@ -17,6 +17,7 @@ def predict(
     data: str | None = None,
     checkpoints: Sequence[str] = ("checkpoints",),
     config: str | None = None,
+    tuned: str | None = None,
     output: str | None = None,
     workers: int | None = None,
     fresh: bool = False,
@@ -35,6 +36,8 @@ def predict(
         checkpoints, folds, runs or nnU-Net's folders; averaged, out of fold each entry by itself
     config
         take the settings from here instead of the checkpoints
+    tuned
+        what tune found, its folder: lies above those settings and below the command line
     output
         folder for {id}.npy, float16; by default probabilities, or out_of_fold
     workers

@@ -14,6 +14,7 @@ def push(
     *,
     kernel: Literal["train", "submit", "explore"] = "submit",
     checkpoints: Sequence[str] = (),
+    tuned: str | None = None,
     models_from: Literal["dataset", "train"] = "dataset",
     with_imagecodecs: bool = False,
     checkout: str = ".",
@@ -28,6 +29,8 @@ def push(
         which notebook
     checkpoints
         checkpoints, folds, runs or nnU-Net's folders to upload for the submit notebook
+    tuned
+        what tune found, its folder, to go with them: the submit notebook takes these settings
     models_from
         where the submit notebook finds weights: uploaded ones, or the output of the train notebook
     with_imagecodecs
@@ -48,6 +51,7 @@ def push(
         checkout=checkout,
         kernel=kernel,
         checkpoints=checkpoints,
+        tuned=tuned,
         models_from=models_from,
         with_imagecodecs=with_imagecodecs,
     )

@@ -13,6 +13,7 @@ def rehearse(
     checkout: str = ".",
     layout: Literal["old", "new", "both"] = "both",
     checkpoints: Sequence[str] = (),
+    tuned: str | None = None,
     output: str = "dist/rehearsal",
     budget: str = "10m",
 ) -> int:
@@ -28,6 +29,8 @@ def rehearse(
         how Kaggle mounts inputs
     checkpoints
         weights for the submit notebook, of the kit or of nnU-Net, instead of those that the train notebook leaves
+    tuned
+        what tune found for these checkpoints, its folder
     output
         folder; an earlier rehearsal is replaced
     budget
@@ -41,6 +44,7 @@ def rehearse(
         layout=layout,
         checkout=checkout,
         checkpoints=checkpoints,
+        tuned=tuned,
         budget_seconds=check_duration("--budget", budget),
         progress=show_progress,
     )

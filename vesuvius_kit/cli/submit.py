@@ -16,6 +16,7 @@ def submit(
     images: str | None = None,
     checkpoints: Sequence[str] = ("checkpoints",),
     config: str | None = None,
+    tuned: str | None = None,
     output: str = "submission.zip",
     budget: str | None = None,
     plan: bool = False,
@@ -35,6 +36,8 @@ def submit(
         checkpoints, folds, runs or nnU-Net's folders; averaged; when time is short, the heaviest or first is kept longest
     config
         take the settings from here instead of the checkpoints
+    tuned
+        what tune found, its folder: lies above those settings and below the command line
     output
         the archive
     budget

@@ -43,6 +43,11 @@ def is_file(name_or_path: Path | str) -> bool:
         return False
 
 
+def is_path(name: str) -> bool:
+    """Return whether a text names a file, there or not, and not a preset, whose name is a bare word."""
+    return bool(name) and (Path(name).suffix != "" or Path(name).name != name)
+
+
 def find_config(name_or_path: Path | str) -> Path:
     """Return the YAML file meant by a path, or by a name of `list_configs` with or without ``.yaml``.
 
@@ -76,7 +81,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def config_to_yaml(config: RunConfig) -> str:
     """Return the whole configuration as YAML that `load_config` reads back to an equal object."""
-    return yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False)
+    return settings_to_yaml(config_to_dict(config))
+
+
+def settings_to_yaml(settings: Mapping[str, Any]) -> str:
+    """Return nested settings as YAML that every reader reads alike."""
+    return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False)
 
 
 class _Dumper(yaml.SafeDumper):

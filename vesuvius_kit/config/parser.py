@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vesuvius_kit.checks import InputError, InputValueError
-from vesuvius_kit.config.files import REMOVED_SETTINGS, find_config, is_file, refuse_removed
+from vesuvius_kit.config.files import REMOVED_SETTINGS, find_config, is_file, is_path, refuse_removed
 from vesuvius_kit.config.settings import RunConfig, UnusedSettingError
 from vesuvius_kit.config.values import convert_value, flatten, suggest
 from vesuvius_kit.config.yaml_file import YamlDocument, parse_document, read_document
@@ -90,6 +90,7 @@ class SettingsParser:
         self._types: dict[str, Any] = {}
         self._defaults: dict[str, Any] = {}
         self._dependents: dict[str, list[str]] = {}
+        self._paths: set[str] = set()
         for prefix, kind in self._sections.items():
             self._list_settings(kind, f"{prefix}." if prefix else "")
 
@@ -219,6 +220,8 @@ class SettingsParser:
                 self._list_settings(typing.cast(type, annotation), f"{key}.")
                 continue
             self._types[key], self._defaults[key] = annotation, entry.default
+            if entry.metadata.get("is_path"):
+                self._paths.add(key)
             if "belongs_to" in entry.metadata:
                 self._dependents.setdefault(f"{prefix}{entry.metadata['belongs_to']}", []).append(key)
 
@@ -228,6 +231,8 @@ class SettingsParser:
         for name, path in flatten(document, known, removed).items():
             place, key = document.place(path), f"{prefix}{name}"
             value = convert_value(known[name], document, path, key)
+            if key in self._paths and document.name:
+                value = _find_beside(document.name, value)
             if place and self.sources.get(key) == _COMMAND_LINE and self.values[key] != value:
                 logger.warning("%s%s replaces --%s %s, which stands before it", place, value, key, self.values[key])
             self._set(key, value, Source(place, rank) if place else _COMMAND_LINE)
@@ -260,6 +265,12 @@ class SettingsParser:
                 logger.info("not used, because of %s %s: %s%s", key, value, self.sources[dependent].place, dependent)
                 del self.values[dependent], self.sources[dependent]
         self.values[key], self.sources[key] = value, source
+
+
+def _find_beside(file: str, name: str) -> str:
+    """The path of a file that is named in another one, from its folder if it lies there."""
+    beside = Path(file).parent / name
+    return str(beside) if is_path(name) and is_file(beside) else name
 
 
 def _flatten_stored(

@@ -424,8 +424,9 @@ class PredictConfig:
 class PostprocessConfig:
     """Probability to mask; see `vesuvius_kit.postprocess.make_mask`."""
 
-    pipeline: str = "sheet_repair"
-    """A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps."""
+    pipeline: str = field(default="sheet_repair", metadata={"is_path": True})
+    """A preset such as ``sheet_repair`` or ``public``, or a YAML file of steps. In a settings file its path may start from that
+    file's folder."""
     steps: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"belongs_to": "pipeline"})
     """Parameters that replace those of the pipeline, by step: ``{"hysteresis_threshold": {"t_low": 0.3}}``. A step that the
     pipeline does not have, or a parameter that the step does not take, is refused."""

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from vesuvius_kit.checks import InputNotFoundError, InputTypeError, InputValueError, check_folder
+from vesuvius_kit.config.tuned import TUNED_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,19 @@ def find_models(*, roots: Roots = None) -> list[Path]:
     return sorted(found.values())
 
 
+def find_tuned(models: Sequence[Path | str], *, roots: Roots = None) -> Path | None:
+    """Return the folder with the ``tuned.yaml`` for some models, as `find_models` returns them; None where there is none.
+
+    It lies in a model's folder or beside one, as ``ship --tuned`` sends it, or, on Kaggle, in any other input. Two of them are
+    refused.
+    """
+    beside = [folder for model in map(Path, models) for folder in (model, model.parent)]
+    found = [folder for folder in beside if _is_tuned(folder)]
+    if not found and is_kaggle():
+        found = [folder for root in _roots(roots) for folder, _ in _search(root, _is_tuned)]
+    return _the_only(f"tuned settings ({TUNED_FILE})", found) if found else None
+
+
 def find_outputs(slug: str, *, roots: Roots = None) -> Path:
     """Return the folder in which the output of an earlier notebook, such as ``vesuvius-kit-train``, is mounted."""
 
@@ -107,6 +121,10 @@ def run_type() -> str:
     """Return "interactive" in Kaggle's editor, "batch" in every other session on Kaggle, "local" elsewhere."""
     kind = os.environ.get("KAGGLE_KERNEL_RUN_TYPE")
     return "interactive" if kind == "Interactive" else "batch" if kind else "local"
+
+
+def _is_tuned(folder: Path) -> bool:
+    return (folder / TUNED_FILE).is_file()
 
 
 def _is_competition(folder: Path) -> bool:

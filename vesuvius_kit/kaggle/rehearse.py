@@ -30,7 +30,7 @@ from vesuvius_kit.kaggle.bundle import build_bundle
 from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, COMPETITION_SLUG, INPUT_VARIABLE, MODELS_SLUG, find_competition
 from vesuvius_kit.kaggle.redaction import Redaction, is_secret_name
 from vesuvius_kit.kaggle.session import PROCESSES_VARIABLE, QUICK_SETTINGS, TRAIN_SLUG
-from vesuvius_kit.kaggle.shipment import collect_models
+from vesuvius_kit.kaggle.shipment import collect_models, collect_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def rehearse(
     layout: str = "both",
     checkout: Path | str | None = None,
     checkpoints: Sequence[Path | str] = (),
+    tuned: Path | str | None = None,
     budget_seconds: float = 600,
     progress: Progress = no_progress,
 ) -> Rehearsal:
@@ -111,8 +112,11 @@ def rehearse(
 
     Everything is built in ``folder``, which an earlier rehearsal may fill and nothing else. ``checkout`` is as for the bundle;
     ``budget_seconds`` is what each run may take, and the submit notebook is told it. With ``checkpoints``, of the kit or of
-    nnU-Net, the submit notebook gets these, as `push` would send them, instead of what the train notebook left.
+    nnU-Net, the submit notebook gets these, as `push` would send them, instead of what the train notebook left, and the
+    settings of ``tuned``, a tuning's folder.
     """
+    if tuned is not None and not checkpoints:
+        raise InputValueError(f"tuned settings must go with checkpoints, got {tuned} alone")
     check_choice("layout", layout, (*LAYOUTS, "both"))
     sources = {name: check_folder("notebooks", notebooks).absolute() / f"{name}.ipynb" for name in FIGURES}
     for source in sources.values():
@@ -121,7 +125,7 @@ def rehearse(
     if missing := [name for name in _RUNNERS if find_spec(name) is None]:
         raise InputNotFoundError(f"rehearse must have {missing[0]}: pip install {' '.join(_RUNNERS)}")
     folder = _clear(Path(folder).absolute())
-    weights = _copy_weights(checkpoints, folder) if checkpoints else None
+    weights = _copy_weights(checkpoints, folder, tuned) if checkpoints else None
     manifest = build_bundle(folder / "bundle", checkout=checkout)
     _make_image(folder / "image", {*_NOT_IN_IMAGE, *(file.package for file in manifest.files if file.package)})
     _make_data(folder / "data")
@@ -223,10 +227,11 @@ def _make_data(folder: Path) -> None:
         write_competition(folder / name, test=test, **_PHANTOM)
 
 
-def _copy_weights(checkpoints: Sequence[Path | str], folder: Path) -> Path:
+def _copy_weights(checkpoints: Sequence[Path | str], folder: Path, tuned: Path | str | None = None) -> Path:
     """The data set of weights that a push would send."""
     weights = folder / "weights"
-    for name, path in collect_models(checkpoints, folder).items():
+    settings = {} if tuned is None else collect_tuned(tuned, checkpoints, folder / "tuned")
+    for name, path in (collect_models(checkpoints, folder) | settings).items():
         (weights / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, weights / name)
     return weights

@@ -11,6 +11,7 @@ from typing import Any
 
 from vesuvius_kit.checks import InputNotFoundError, InputValueError
 from vesuvius_kit.config import load_config
+from vesuvius_kit.config.tuned import lay_over, read_tuned
 from vesuvius_kit.console import Progress, configure_logging, no_progress
 from vesuvius_kit.kaggle import paths
 
@@ -96,10 +97,18 @@ def find_earlier_checkpoint(fold: int) -> Path | None:
 
 
 def stored_settings(models: Sequence[Path | str]) -> dict[str, Any]:
-    """Return the settings that the weights bring along, by name, as far as they agree; see `agreed_settings`."""
+    """Return the settings that the weights bring along, by name, as far as they agree; see `agreed_settings`.
+
+    Tuned ones that are found with the models (`find_tuned`) take their place, and the log says so.
+    """
     from vesuvius_kit.models.weights import agreed_settings, find_weights
 
-    return agreed_settings(find_weights(models))
+    settings = agreed_settings(find_weights(models))
+    if (folder := paths.find_tuned(models)) is None:
+        return settings
+    tuned = read_tuned(folder)
+    logger.info("tuned settings in %s: %s", folder, ", ".join(f"{name} {value}" for name, value in tuned.items()))
+    return lay_over(settings, tuned)
 
 
 def find_or_train_models(session: Session, *, progress: Progress = no_progress) -> list[Path]:

@@ -4,11 +4,15 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vesuvius_kit.checks import InputValueError, check_choice, check_file, make_folder
+from vesuvius_kit.checks import InputValueError, check_choice, check_file, make_folder, name_os_errors
+from vesuvius_kit.config.files import is_path, settings_to_yaml
+from vesuvius_kit.config.tuned import TUNED_FILE, read_tuned
 from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.kaggle.bundle import build_bundle
 from vesuvius_kit.kaggle.metadata import KERNELS, METADATA_NAME, check_metadata, find_edits, kernel_metadata
@@ -17,6 +21,8 @@ from vesuvius_kit.kaggle.paths import BUNDLE_SLUG, MANIFEST_NAME, MODELS_SLUG
 logger = logging.getLogger(__name__)
 
 MODELS_MANIFEST_NAME = "models.json"
+
+_PIPELINE_NAME = "pipeline.yaml"
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,18 @@ def prepare_shipment(
     checkout: Path | str = ".",
     kernel: str = "submit",
     checkpoints: Sequence[Path | str] = (),
+    tuned: Path | str | None = None,
     models_from: str = "dataset",
     with_imagecodecs: bool = False,
 ) -> Shipment:
     """Build everything that a push sends, without contacting anybody, in ``bundle/`` and ``models/`` of a folder.
 
     ``checkout`` holds ``kernels/`` and ``notebooks/``. The weights of checkpoints, folds, runs or nnU-Net's folders become a
-    data set. The rest is as in `kernel_metadata` and `build_bundle`.
+    data set, with the settings of ``tuned``, a tuning's folder. The rest is as in `kernel_metadata` and `build_bundle`.
     """
     folder, checkout = Path(folder), Path(checkout)
+    if tuned is not None and not checkpoints:
+        raise InputValueError(f"tuned settings must go with checkpoints, in one data set, got {tuned} alone")
     check_choice("kernel", kernel, KERNELS)
     check_file("notebook", notebook_path(checkout, kernel))
     metadata = kernel_metadata(kernel, models_from=models_from)
@@ -69,7 +78,7 @@ def prepare_shipment(
     files = {name: folder / "bundle" / name for name in (MANIFEST_NAME, *(file.name for file in manifest.files))}
     datasets = [Dataset(BUNDLE_SLUG, "Vesuvius Kit Bundle", files, MANIFEST_NAME, manifest.digest)]
     if checkpoints:
-        datasets.append(_models_dataset(checkpoints, folder / "models"))
+        datasets.append(_models_dataset(checkpoints, folder / "models", tuned))
     return Shipment(tuple(datasets), kernel, models_from, checkout)
 
 
@@ -93,6 +102,33 @@ def collect_models(checkpoints: Sequence[Path | str], folder: Path | str) -> dic
         files[name] = path
         if (path.parent / "config.yaml").is_file():
             files[Path(name).with_name("config.yaml").as_posix()] = path.parent / "config.yaml"
+    return files
+
+
+def collect_tuned(tuned: Path | str, checkpoints: Sequence[Path | str], folder: Path | str) -> dict[str, Path]:
+    """Return the files of a tuning by their paths in a data set, written into a folder: settings, and their pipeline.
+
+    What does not fit, such as weights of other networks, is refused here, and not on Kaggle.
+    """
+    from vesuvius_kit.models.weights import find_weights, inspect_weights, share_weights
+    from vesuvius_kit.postprocess.pipeline import choose_pipeline
+
+    settings, folder = read_tuned(tuned), make_folder(folder)
+    if weights := settings.get("predict.weights"):
+        share_weights([inspect_weights(path) for path in find_weights(checkpoints)], weights)
+    files = {TUNED_FILE: folder / TUNED_FILE}
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    postprocess = sections.get("postprocess", {})
+    choose_pipeline(**postprocess)
+    if is_path(pipeline := str(postprocess.get("pipeline", ""))):
+        postprocess["pipeline"], files[_PIPELINE_NAME] = _PIPELINE_NAME, folder / _PIPELINE_NAME
+        with name_os_errors(f"write {folder / _PIPELINE_NAME}"):
+            shutil.copyfile(pipeline, folder / _PIPELINE_NAME)
+    with write_atomically(folder / TUNED_FILE) as stream:
+        stream.write(settings_to_yaml(sections))
     return files
 
 
@@ -120,9 +156,10 @@ def _safe_name(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", folder.absolute().name).strip("_") or "nnunet"
 
 
-def _models_dataset(checkpoints: Sequence[Path | str], folder: Path) -> Dataset:
-    """The weights, with a manifest of their hashes."""
-    files = collect_models(checkpoints, folder)
+def _models_dataset(checkpoints: Sequence[Path | str], folder: Path, tuned: Path | str | None = None) -> Dataset:
+    """The weights, with tuned settings and a manifest of their hashes."""
+    found = {} if tuned is None else collect_tuned(tuned, checkpoints, folder / "tuned")
+    files = collect_models(checkpoints, folder) | found
     hashes = {name: sha256_of(path) for name, path in sorted(files.items())}
     digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     make_folder(folder)

@@ -240,6 +240,13 @@ def read_network(files: NnUNetFolder) -> dict[str, Any]:
     return _read_description(files)[0].network
 
 
+def read_dataset_name(files: NnUNetFolder) -> str:
+    """Return what nnU-Net calls the data set, such as ``Dataset001_Scroll``; that of its folder where the plans do not say."""
+    path = files.folder / PLANS_NAME
+    name = parse_json(_read_bytes(path), path).get("dataset_name")
+    return name if isinstance(name, str) and Path(name).name == name else files.folder.resolve().parent.name
+
+
 def _read_description(files: NnUNetFolder) -> tuple[NnUNetPlans, NnUNetLabels, tuple[int, ...] | None]:
     plans, dataset = (
         parse_json(_read_bytes(files.folder / name), files.folder / name) for name in (PLANS_NAME, DATASET_NAME)

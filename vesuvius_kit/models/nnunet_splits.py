@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vesuvius_kit.checks import InputNotFoundError, InputValueError, name_os_errors, one_line
-from vesuvius_kit.models.nnunet import NnUNetFolder
+from vesuvius_kit.models.nnunet import NnUNetFolder, read_dataset_name
 from vesuvius_kit.models.nnunet_plans import PLANS_NAME
 
 SPLITS_NAME = "splits_final.json"
@@ -26,7 +26,7 @@ def read_training_ids(files: NnUNetFolder) -> frozenset[str]:
     InputValueError
         It is damaged, or does not have the fold.
     """
-    path = _find_splits(files.folder)
+    path = _find_splits(files)
     splits = _read_splits(path)
     ids: set[str] = set()
     for checkpoint in files.checkpoints:
@@ -41,14 +41,14 @@ def read_training_ids(files: NnUNetFolder) -> frozenset[str]:
     return frozenset(ids)
 
 
-def _find_splits(folder: Path) -> Path:
+def _find_splits(files: NnUNetFolder) -> Path:
     # A results folder is nnUNet_results/Dataset001_Name/Trainer__Plans__configuration, perhaps through a link.
-    real = folder.resolve()
-    places = [folder, real]
+    real, name = files.folder.resolve(), read_dataset_name(files)
+    places = [files.folder, real]
     if len(real.parents) > 2:
-        places.append(real.parents[1].with_name(_PREPROCESSED) / real.parent.name)
+        places.append(real.parents[1].with_name(_PREPROCESSED) / name)
     if preprocessed := os.environ.get(_PREPROCESSED):
-        places.append(Path(preprocessed) / real.parent.name)
+        places.append(Path(preprocessed) / name)
     paths = list(dict.fromkeys(place / SPLITS_NAME for place in places))
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
