@@ -52,6 +52,7 @@ PIPELINE = "- hysteresis_threshold: {t_low: 0.3, t_high: 0.5}\n- remove_small_co
         ({"model__options": {"depth": 1.0}}, "model: depth must be an integer"),
         ({"predict__device": "mps"}, r"predict\.device: device must be auto, cpu, cuda or xpu, got 'mps'"),
         ({"predict__device": "cuda:99"}, r"predict\.device: device must exist, got 'cuda:99'"),
+        ({"predict__weights": {"a" * 16: 1}}, r"predict\.weights must be left out for a training"),
         ({"output": "file"}, "output must be a folder, got the file"),
         ({"output": "file/run"}, "output must be a folder, got the file"),
     ],

@@ -120,9 +120,6 @@ class Ensemble:
                 check_divisible(window, read_size_divisors(file), f"the network of {file.path}")
         for path, digest, window in zip(self.paths, self.digests, self.windows):
             logger.info("weights %s (%s), window %s", path, digest, "x".join(map(str, window)))
-        if len(self.paths) > 1:
-            parts = ", weighted by " + ", ".join(f"{share:.3f}" for share in self.shares) if self.is_weighted else ""
-            logger.info("the probabilities of these %d networks are averaged%s", len(self.paths), parts)
         self._threads = torch.get_num_threads()
         self._models: dict[int, SegmentationModel] = {}
 
@@ -158,6 +155,12 @@ class Ensemble:
         """The plan that was asked for: every network, with all its views and the whole overlap."""
         settings = self.predict_settings
         return Rung(tuple((number, settings.tta) for number in range(len(self.paths))), settings.overlap)
+
+    def log_mean(self) -> None:
+        """Say that the networks are averaged, and what each counts where that differs."""
+        if len(self.paths) > 1:
+            parts = ", weighted by " + ", ".join(f"{share:.3f}" for share in self.shares) if self.is_weighted else ""
+            logger.info("the probabilities of these %d networks are averaged%s", len(self.paths), parts)
 
     def at(self, precision: Precision) -> "Ensemble":
         """Return the same ensemble in a precision that has been chosen, for every process that shares the work."""

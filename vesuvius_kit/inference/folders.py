@@ -76,6 +76,7 @@ def predict_folder(
     """
     paths = list_images(images)
     ensemble = Ensemble(checkpoints, predict)
+    ensemble.log_mean()
     with lock_folder(output):
         job = VolumeJob(paths, ensemble, open_results(output, {"predict": ensemble.settings}, fresh, ".npy", paths))
         predict_missing(job, workers, progress)

@@ -159,6 +159,7 @@ def write_submission(
     zip_path = Path(zip_path)
     catalogue = list_masks(images)
     ensemble = Ensemble(checkpoints, predict)
+    ensemble.log_mean()
     ladder = _ladder_of(plan, ensemble)
     pipeline = choose_pipeline(**config_to_dict(postprocess))
     make_folder(zip_path.parent)

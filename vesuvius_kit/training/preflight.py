@@ -62,6 +62,11 @@ def check_run(
     """
     with _naming("predict.device"):
         choose_device(config.predict.device)
+    if config.predict.weights:
+        names = ", ".join(config.predict.weights)
+        raise InputValueError(
+            f"predict.weights must be left out for a training: they are of an ensemble of trained networks, got {names}"
+        )
     make_controller(config)
     for epoch in {0, config.train.num_epochs - 1}:
         make_loss(config, epoch)
