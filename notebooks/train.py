@@ -114,11 +114,18 @@ for fold in list_folds(RUN):
 # %% [markdown]
 # ## 7. What does the network see?
 # The best checkpoint on a chunk of the scroll that was held out: green is found, orange is not there, blue is missed.
-# The dark parts were never labelled, so nothing can be said about them.
+# The dark parts were never labelled, so nothing can be said about them. Below it the largest errors, each in the slice that
+# shows it best: sheets that merged or were cut, tunnels and pieces that should not be there. `report.html`, among the
+# notebook's output, has all of it on one page: download it and leaf through the chunk in three directions.
 
 # %%
+import tempfile
+
+import numpy as np
+from IPython.display import display
+
 from vesuvius_kit.models.checkpoint import find_checkpoints
-from vesuvius_kit.report import write_prediction_page
+from vesuvius_kit.report import Places, write_prediction_page
 from vesuvius_kit.training.from_config import inference_window
 
 chunk = competition.folds(config.n_folds, config.train.seed)[config.fold_list[0]][1][0]
@@ -129,7 +136,12 @@ mask = vk.make_mask(probability, config.postprocess.pipeline, config.postprocess
 score = vk.leaderboard_score(mask, label)
 title = f"chunk {chunk.id}, scroll {chunk.scroll_id} held out: score {score.score:.3f}, surface dice {score.surface_dice:.3f}"
 print(title)
-Image(write_prediction_page(session.working / "held_out.png", image, mask, title, label=label))
+probabilities = tempfile.mkdtemp()
+np.save(Path(probabilities) / f"{chunk.id}.npy", probability.astype(np.float16))
+places = Places(data=config.data, probabilities=probabilities)
+vk.write_report(session.working / "report.html", RUN, places=places, figures=session.working, progress=show_progress)
+display(Image(write_prediction_page(session.working / "held_out.png", image, mask, title, label=label)))
+display(Image(session.working / "errors.png"))
 
 # %% [markdown]
 # ## 8. What to take along

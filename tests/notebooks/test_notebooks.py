@@ -165,6 +165,8 @@ def test_the_train_notebook_tells_what_it_found_and_leaves_a_model(executed):
     ):
         assert part in text, part
     assert (executed / "checkpoints" / "fold_0" / "best" / "checkpoint.safetensors").is_file()
+    page = (executed / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{section}"' in page for section in ("training", "scores", "slices", "errors"))
     log = (executed / "checkpoints" / "fold_0" / "log.jsonl").read_text()
     assert len(log.splitlines()) == TINY["train.num_epochs"]
 

@@ -40,7 +40,10 @@ PLAN = {
     "old": (("train", "interactive"), ("explore", "batch"), ("submit", "batch"), ("submit", "rerun")),
     "new": (("train", "batch"), ("explore", "interactive"), ("submit", "interactive"), ("submit", "rerun")),
 }
-FIGURES: dict[str, tuple[str, ...]] = {"train": ("training.png", "held_out.png"), "submit": ("submission.png",)}
+FIGURES: dict[str, tuple[str, ...]] = {
+    "train": ("training.png", "held_out.png", "errors.png"),
+    "submit": ("submission.png",),
+}
 FIGURES["explore"] = ("slices.png", "survey.png")
 LARGEST_OUTPUT = 20e9  # bytes that /kaggle/working holds
 MOST_LINES = 200  # of text that a saved notebook may hold
@@ -160,6 +163,8 @@ def check_run(place: Path | str, notebook: str) -> list[str]:
     problems = [f"{name} is missing" for name in FIGURES[notebook] if not (working / name).is_file()]
     try:
         if notebook == "train":
+            if not (working / "report.html").is_file():
+                problems.append("report.html is missing")
             for checkpoint in find_checkpoints([working / "checkpoints"]):
                 load_model(checkpoint)
             if not read_records(working / "checkpoints" / "fold_0", strict=True):

@@ -308,7 +308,7 @@ def _list_missing(
         without = [id_ for id_ in parts.predicted if id_ not in parts.labels]
         if without:
             shown = ", ".join(without[:5]) + (" ..." if len(without) > 5 else "")
-            lines.append(f"Scores of {len(without)} volumes without a label: {shown}.")
+            lines.append(f"Scores of volumes without a label: {shown}.")
     if packed and not any("image" in volume.blobs for volume in packed):
         lines.append("The image behind the slices: --images or --data.")
     if packed and not parts.probabilities:

@@ -30,7 +30,7 @@ def write_figures(folder: Path, explanation: "Explanation") -> list[Path]:
         written.append(write_training_figure(folder / TRAINING, explanation.parts.folds))
     if explanation.scored:
         written.append(write_scores_figure(folder / SCORES, explanation.scored, explanation.baseline))
-    if any(choose_errors(volume) for volume in explanation.shown):
+    if any(volume.sheets is not None for volume in explanation.shown):
         written.append(write_errors_figure(folder / ERRORS, explanation.shown))
     return written
 
@@ -58,13 +58,14 @@ def write_scores_figure(path: Path | str, scored: Sequence[ScoredVolume], baseli
 
 
 def write_errors_figure(path: Path | str, volumes: Sequence[PackedVolume]) -> Path:
-    """Write the largest errors of the first volume that has some: slices round their places, as the page goes to them."""
+    """Write the largest errors of the first labelled volume that has some: slices round their places."""
     from matplotlib.figure import Figure
 
-    volume = next(volume for volume in volumes if choose_errors(volume))
+    labelled = [volume for volume in volumes if volume.sheets is not None]
+    volume = next((volume for volume in labelled if choose_errors(volume)), labelled[0])
     errors = choose_errors(volume)
-    n_columns = min(4, len(errors))
-    n_rows = -(-len(errors) // n_columns)
+    n_columns = max(1, min(4, len(errors)))
+    n_rows = max(1, -(-len(errors) // n_columns))
     figure = Figure(figsize=(3.4 * n_columns, 3.7 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axes in panels[len(errors) :]:
@@ -82,7 +83,8 @@ def write_errors_figure(path: Path | str, volumes: Sequence[PackedVolume]) -> Pa
         axes.set_ylabel(rows)
         axes.set_xlabel(columns)
         axes.set_title(f"{_describe(error)}\n{PLANES[error.axis]} = {error.place[error.axis]}", fontsize=9)
-    figure.suptitle(f"volume {source.id}: the largest errors; green found, orange not there, blue missed", fontsize=10)
+    told = "the largest errors; green found, orange not there, blue missed" if errors else "no errors"
+    figure.suptitle(f"volume {source.id}: {told}", fontsize=10)
     return save_figure(path, figure)
 
 

@@ -20,6 +20,8 @@ from vesuvius_kit.checks import (
     one_line,
 )
 from vesuvius_kit.data.competition import Competition
+from vesuvius_kit.inference.out_of_fold import INDEX_FILE as OUT_OF_FOLD_FILE
+from vesuvius_kit.inference.out_of_fold import read_out_of_fold
 from vesuvius_kit.inference.results import SETTINGS_FILE
 from vesuvius_kit.inference.run_record import RECORD_FILE
 from vesuvius_kit.io.listing import copy_member, list_members, list_volumes, open_archive
@@ -30,7 +32,6 @@ from vesuvius_kit.postprocess.files import list_probabilities, load_probability
 
 ARCHIVE = "submission.zip"
 TUNING_FILE = "tuning.json"
-OUT_OF_FOLD_FILE = "out_of_fold.json"
 SUMMARY_FILE = "summary.json"
 # No mask of a chunk has more bytes, whatever an archive says.
 _MOST_BYTES = 2**31
@@ -91,8 +92,8 @@ class Parts:
     """Label volumes."""
     masks: dict[str, MaskFile] = field(default_factory=dict)
     """Predictions."""
-    probabilities: dict[str, list[Path]] = field(default_factory=dict)
-    """Their mean counts."""
+    probabilities: dict[str, list[tuple[Path, float]]] = field(default_factory=dict)
+    """Files and their weights: the mean counts."""
     scrolls: dict[str, str] = field(default_factory=dict)
     """Which scroll a chunk is of."""
     record: dict[str, Any] = field(default_factory=dict)
@@ -119,17 +120,20 @@ class Parts:
 
     def read_probability(self, id_: str) -> NDArray[np.float32]:
         """Return the mean probability of a volume, (Z, Y, X)."""
-        paths = self.probabilities[id_]
-        total = load_probability(paths[0])
-        for path in paths[1:]:
-            other = load_probability(path)
-            if other.shape != total.shape:
+        members = self.probabilities[id_]
+        if len(members) == 1:
+            return load_probability(members[0][0])
+        total: NDArray[np.float32] | None = None
+        for path, weight in members:
+            other = load_probability(path) * np.float32(weight / sum(weight for _, weight in members))
+            if total is not None and other.shape != total.shape:
                 raise InputValueError(
-                    f"probabilities of one volume must have one shape, got {total.shape} in {paths[0]} and {other.shape} "
-                    f"in {path}"
+                    f"probabilities of one volume must have one shape, got {total.shape} in {members[0][0]} and "
+                    f"{other.shape} in {path}"
                 )
-            total += other
-        return total / np.float32(len(paths))
+            total = other if total is None else total + other
+        assert total is not None
+        return total.clip(0, 1)
 
 
 def find_parts(run: Path | str, places: Places) -> Parts:
@@ -148,17 +152,19 @@ def find_parts(run: Path | str, places: Places) -> Parts:
     masks = _find_masks(folder, record_folder, places.masks)
     probability_folder = _find_probabilities(folder, places.probabilities)
     images, labels, scrolls = _find_data(folder, places)
+    tuned = _read_json(tuning) if tuning else {}
+    probabilities, predicted_scrolls = _list_probabilities(probability_folder, _group_weights(tuned))
     parts = Parts(
         folder,
         folds=_find_folds(folder),
         images=images,
         labels=labels,
         masks=masks,
-        probabilities=_list_probabilities(probability_folder),
-        scrolls=scrolls,
+        probabilities=probabilities,
+        scrolls=predicted_scrolls | scrolls,
         record=_read_json(record_folder / RECORD_FILE) if record_folder else {},
         settings=_read_first(SETTINGS_FILE, record_folder, _folder_of(masks), probability_folder),
-        tuning=_read_json(tuning) if tuning else {},
+        tuning=tuned,
         tuned_pipeline=tuning.with_name("pipeline.yaml") if tuning else None,
         summary=_read_json(folder / SUMMARY_FILE),
         stages=_read_json(folder / "seconds.json"),
@@ -242,22 +248,34 @@ def _holds_arrays(folder: Path) -> bool:
     return any(any(folder.glob(f"*{ending}")) for ending in (".npy", ".npz"))
 
 
-def _list_probabilities(folder: Path | None) -> dict[str, list[Path]]:
+_Members = dict[str, list[tuple[Path, float]]]
+
+
+def _list_probabilities(folder: Path | None, weights: Mapping[str, float]) -> tuple[_Members, dict[str, str]]:
+    """Files of probabilities with their weights, and scrolls, by id."""
     if folder is None:
-        return {}
-    index = folder / OUT_OF_FOLD_FILE
-    if not index.is_file():
-        return {id_: [path] for id_, path in list_probabilities(folder).items()}
-    volumes = _read_json(index).get("volumes")
-    if not isinstance(volumes, dict):
-        raise InputValueError(f"{index} must hold volumes by id, got {type(volumes).__name__}")
-    found: dict[str, list[Path]] = {}
-    for id_, entry in sorted(volumes.items()):
-        groups = entry.get("networks", {}) if isinstance(entry, dict) else {}
-        paths = [path for group in groups if (path := folder / str(group) / f"{id_}.npy").is_file()]
-        if paths:
-            found[id_] = paths
-    return found
+        return {}, {}
+    if not (folder / OUT_OF_FOLD_FILE).is_file():
+        return {id_: [(path, 1.0)] for id_, path in list_probabilities(folder).items()}, {}
+    found = read_out_of_fold(folder)
+    members: _Members = {}
+    for id_, volume in sorted(found.volumes.items()):
+        given = [(found.path(group, id_), weights.get(group, 1.0)) for group in volume.networks]
+        # A group without weight is not asked, unless there is no other.
+        members[id_] = [row for row in given if row[1] > 0] or [(path, 1.0) for path, _ in given]
+    return members, {id_: volume.scroll for id_, volume in found.volumes.items()}
+
+
+def _group_weights(tuning: Mapping[str, Any]) -> dict[str, float]:
+    """The weights of groups that were tuned, by name; empty where there are none."""
+    tuned = tuning.get("tuned")
+    settings = tuned.get("settings") if isinstance(tuned, dict) else None
+    named = {str(name): value for name, value in settings.items()} if isinstance(settings, dict) else {}
+    return {
+        name.removeprefix("weights."): float(value)
+        for name, value in named.items()
+        if name.startswith("weights.") and isinstance(value, (int, float))
+    }
 
 
 def _find_data(folder: Path, places: Places) -> tuple[dict[str, Path], dict[str, Path], dict[str, str]]:
