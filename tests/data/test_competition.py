@@ -62,6 +62,11 @@ def test_pairs_in_the_order_of_the_table(folder):
     assert pickle.loads(pickle.dumps(first)) == first
 
 
+def test_scrolls_are_those_of_every_row_with_files_or_without(folder):
+    scrolls = Competition(folder).scrolls
+    assert scrolls == {"31": "c", "11": "a", "90": "a", "12": "a", "21": "b", "91": "b", "13": "a"}
+
+
 def test_audit_of_a_good_folder(folder):
     audit = Competition(folder).audit()
     assert audit.ok
