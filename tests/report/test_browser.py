@@ -399,6 +399,10 @@ def test_curves_have_their_marks_and_their_figures(wide):
     charts.nth(3).locator("tbody tr").first.wait_for()
     assert charts.nth(3).locator("tbody tr").count() == 30
     assert charts.nth(3).locator("tbody tr").nth(6).inner_text().split() == ["6", "0.002000"]
+    curves = charts.nth(0).locator(".curve")
+    assert curves.count() == 2
+    charts.nth(0).locator(".legend button", has_text="training").click()
+    assert curves.count() == 1
     charts.nth(0).locator("svg").hover()
     assert "epoch 1" in charts.nth(0).locator(".at").inner_text()
     assert wide.page.locator("#tuning-slices .chart").count() == 2

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vesuvius_kit.checks import check_array, check_integer, check_same_shape
 from vesuvius_kit.constants import SURFACE_TOLERANCE, UNLABELLED
-from vesuvius_kit.metrics import betti_matching_features
+from vesuvius_kit.metrics import betti_matching_counts, betti_matching_features
 from vesuvius_kit.metrics.topology import octants
 from vesuvius_kit.voxel.bits import Words, pack_mask
 from vesuvius_kit.voxel.components import count_overlaps, find_runs, label_components, measure_components
@@ -25,6 +25,8 @@ WIDTHS = (1, 2, 3, 5, 8)
 """Voxels by which a mask is grown to find out how wide its tunnels are."""
 MOST_LISTED = 200
 """Of each kind, the largest."""
+MOST_COUNTED = 100_000
+"""Features of an octant that are listed at all; a mask of noise has millions."""
 
 # A sheet counts as met by another from so many voxels and such a share of its own on.
 _LEAST_VOXELS, _LEAST_SHARE = 50, 0.05
@@ -93,6 +95,8 @@ class Unmatched:
     """The largest of each kind, `MOST_LISTED` at most; of tunnels the widest."""
     counts: dict[str, dict[str, int]]
     """How many there are in all, by side and kind."""
+    unlisted: list[int]
+    """Octants with so many features that none of them is listed."""
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return the features as JSON holds them."""
@@ -147,37 +151,36 @@ def find_unmatched(prediction: NDArray[np.bool_], label: NDArray[np.bool_], *, m
     """
     check_array("prediction", prediction, kinds="b")
     check_array("label", label, kinds="b")
+    check_same_shape("prediction", prediction, "label", label)
     check_integer("most", most, minimum=0)
-    table = betti_matching_features(prediction, label)
     masks = {"prediction": prediction, "label": label}
-    distances: dict[str, NDArray[np.float32]] = {}
-    listed, counts = [], {}
-    blocks = octants(label.shape)
-    for side, mask in masks.items():
-        own = table[table["side"] == side]
-        counts[side] = {
-            kind: int(np.sum((own["dimension"] == k) & (own["partner"] < 0))) for k, kind in enumerate(KINDS)
-        }
-        if counts[side]["tunnel"]:
-            distances[side] = measure_distance(~mask, WIDTHS[-1] + 1)
-        found: dict[str, list[Feature]] = {kind: [] for kind in KINDS}
-        for number, block in enumerate(blocks):
-            here = own[own["octant"] == number]
-            corner = [axis.start for axis in block]
-            for k, locate in enumerate(_LOCATORS):
-                of_kind = here[here["dimension"] == k]
+    counts = {side: dict.fromkeys(KINDS, 0) for side in masks}
+    found: dict[tuple[str, str], list[Feature]] = {(side, kind): [] for kind in KINDS for side in masks}
+    unlisted = []
+    for number, block in enumerate(octants(label.shape)):
+        in_block = betti_matching_counts(prediction[block], label[block])
+        for column, side in enumerate(masks, start=1):
+            for k, kind in enumerate(KINDS):
+                counts[side][kind] += int(in_block[k, column] - in_block[k, 0])
+        if in_block[:, 1:].sum() > MOST_COUNTED:
+            unlisted.append(number)
+            continue
+        table = betti_matching_features(prediction[block], label[block], by_octant=False)
+        corner = [axis.start for axis in block]
+        for side, mask in masks.items():
+            for k, kind in enumerate(KINDS):
+                of_kind = table[(table["side"] == side) & (table["dimension"] == k)]
                 alone = of_kind["partner"] < 0
                 if alone.any():
-                    near = distances[side][block] if k == 1 else None
-                    births, deaths = (of_kind[field] - corner for field in ("birth", "death"))
-                    places = locate(mask[block], near, births, deaths, alone)
-                    found[KINDS[k]] += [
-                        Feature(side, KINDS[k], number, size, _shift(place, corner), 0) for size, place in places
+                    places = _LOCATORS[k](mask[block], of_kind["birth"], of_kind["death"], alone)
+                    found[side, kind] += [
+                        Feature(side, kind, number, size, _shift(place, corner), 0) for size, place in places
                     ]
-        for features in found.values():
-            features.sort(key=lambda feature: (-_rank(feature), feature.place))
-            listed += features[:most]
-    return Unmatched([_turn(feature, masks[feature.side]) for feature in listed], counts)
+    listed = []
+    for features in found.values():
+        features.sort(key=lambda feature: (-_rank(feature), feature.place))
+        listed += features[:most]
+    return Unmatched([_turn(feature, masks[feature.side]) for feature in listed], counts, unlisted)
 
 
 def _rank(feature: Feature) -> float:
@@ -194,20 +197,18 @@ def _turn(feature: Feature, mask: NDArray[np.bool_]) -> Feature:
 
 
 _Located = list[tuple[int, tuple[int, int, int]]]
-_Locate = Callable[
-    [NDArray[np.bool_], NDArray[np.float32] | None, NDArray[Any], NDArray[Any], NDArray[np.bool_]], _Located
-]
+_Locate = Callable[[NDArray[np.bool_], NDArray[Any], NDArray[Any], NDArray[np.bool_]], _Located]
 
 
 def _locate_components(
-    mask: NDArray[np.bool_], _near: object, births: NDArray[Any], _deaths: NDArray[Any], alone: NDArray[np.bool_]
+    mask: NDArray[np.bool_], births: NDArray[Any], _deaths: NDArray[Any], alone: NDArray[np.bool_]
 ) -> _Located:
     labels, count = label_components(mask, connectivity=6)
     return _measure_places(labels, count, labels[tuple(births[alone].T)])
 
 
 def _locate_cavities(
-    mask: NDArray[np.bool_], _near: object, _births: NDArray[Any], deaths: NDArray[Any], alone: NDArray[np.bool_]
+    mask: NDArray[np.bool_], _births: NDArray[Any], deaths: NDArray[Any], alone: NDArray[np.bool_]
 ) -> _Located:
     labels, count = label_components(~mask, connectivity=26)
     return _measure_places(labels, count, labels[tuple(deaths[alone].T)])
@@ -235,13 +236,12 @@ def _middle(voxels: NDArray[Any]) -> tuple[int, int, int]:
 
 def _locate_tunnels(
     mask: NDArray[np.bool_],
-    near: NDArray[np.float32] | None,
     _births: NDArray[Any],
     deaths: NDArray[Any],
     alone: NDArray[np.bool_],
 ) -> _Located:
-    """How far the mask must grow to close each tunnel, and where the last of it was open; ``near`` is the distance to it."""
-    assert near is not None
+    """How far the mask must grow to close each tunnel, and where the last of it was open."""
+    near = measure_distance(~mask, WIDTHS[-1] + 1)
     words, n_x = pack_mask(mask), mask.shape[2]
     own = pair_tunnels(words, (words, words), n_x)[0]
     keys = [tuple(row) for row in own[:, :4].tolist()]

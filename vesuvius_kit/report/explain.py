@@ -1,5 +1,6 @@
 """A run explained on one page: where its score came from, which sheets merged, which tunnels appeared, how it was trained."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+import vesuvius_kit
 from vesuvius_kit.checks import InputValueError, check_output_file, make_folder
 from vesuvius_kit.config import changed_settings
 from vesuvius_kit.config.yaml_file import load_yaml
@@ -236,12 +238,12 @@ def _choose_baseline(
     """What the run is compared with, and what gives its mask of a volume."""
     if other is not None:
         predictions = Predictions(other, _choose_steps(other))
-        return other.folder.name, lambda id_: predictions.read(id_) if id_ in other.predicted else None
+        return other.folder.name, lambda id_: predictions.make(id_) if id_ in other.predicted else None
     plain = load_pipeline(BASELINE)
     if not parts.probabilities or list(steps) == plain:
         return "", lambda _: None
     simple = Predictions(replace(parts, masks={}), plain)
-    return BASELINE, lambda id_: simple.read(id_) if id_ in parts.probabilities else None
+    return BASELINE, lambda id_: simple.make(id_) if id_ in parts.probabilities else None
 
 
 def _choose_volumes(
@@ -316,6 +318,11 @@ def _list_missing(
             "Probability, what each repair step changed, and the baseline: probabilities (vesuvius-kit predict, then "
             "--probabilities)."
         )
+    for volume in packed:
+        for name in volume.left_out:
+            lines.append(
+                f"The layer {name} of volume {volume.facts['id']}: it is too large for the page; show fewer volumes."
+            )
     if scored and not baseline and parts.probabilities:
         lines.append(f"A baseline: this run is the pipeline {BASELINE} itself; name another run after it.")
     if not parts.record:
@@ -341,6 +348,8 @@ def _lay_out(
     names = [_title(parts), _title(other) if other is not None else ""]
     page = {
         "title": names[0],
+        "places": [str(each.folder) for each in (parts, other) if each is not None],
+        "made": f"vesuvius-kit {vesuvius_kit.__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
         "other": names[1],
         "cards": _make_cards(explanation, rows),
         "missing": explanation.missing,
@@ -409,7 +418,9 @@ def _make_cards(explanation: Explanation, rows: Sequence[ScoredVolume]) -> list[
             merged = sum(seam.kind == "merged" for seam in volume.sheets.seams)
             split = sum(seam.kind == "split" for seam in volume.sheets.seams)
             tunnels = volume.unmatched.counts["prediction"]["tunnel"]
-            note = f"tunnels too many in {volume.facts['id']}; {merged} merged, {split} split places"
+            note = (
+                f"tunnels too many in volume {volume.facts['id']}; sheets merged at {merged} places, split at {split}"
+            )
             cards.append({"name": "Topology", "value": str(tunnels), "note": note})
     return cards
 

@@ -1,5 +1,6 @@
 """A run's masks and their score, volume by volume and scroll by scroll, against a baseline."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class ScoredVolume:
 class Predictions:
     """The masks of a run, (Z, Y, X): those that lie there, or what a pipeline makes of the probabilities.
 
-    Each is made once, and kept in an eighth of its bytes.
+    Each that is read is made once, and kept packed: a run may have hundreds.
 
     Parameters
     ----------
@@ -54,14 +55,16 @@ class Predictions:
 
     def __init__(self, parts: Parts, pipeline: Sequence[Step], *, remake: bool = False) -> None:
         self._parts, self._pipeline, self._remake = parts, pipeline, remake
-        self._kept: dict[str, tuple[NDArray[np.uint8], tuple[int, ...]]] = {}
+        self._kept: dict[str, tuple[bytes, tuple[int, ...]]] = {}
         self._changes: dict[str, list[dict[str, Any]]] = {}
 
     def read(self, id_: str) -> NDArray[np.bool_]:
         """Return the mask of a volume."""
         if id_ not in self._kept:
-            self._keep(id_, self._make(id_))
-        bits, shape = self._kept[id_]
+            mask = self.make(id_)
+            self._kept[id_] = zlib.compress(np.packbits(mask).tobytes(), 1), mask.shape
+        content, shape = self._kept[id_]
+        bits = np.frombuffer(zlib.decompress(content), np.uint8)
         return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
     def changes(self, id_: str) -> list[dict[str, Any]]:
@@ -70,14 +73,12 @@ class Predictions:
             _, self._changes[id_] = run_pipeline(self._parts.read_probability(id_), self._pipeline, report=True)
         return self._changes[id_]
 
-    def _make(self, id_: str) -> NDArray[np.bool_]:
+    def make(self, id_: str) -> NDArray[np.bool_]:
+        """Return the mask of a volume without keeping it."""
         if id_ in self._parts.masks and not (self._remake and id_ in self._parts.probabilities):
             return self._parts.masks[id_].read()
         mask, self._changes[id_] = run_pipeline(self._parts.read_probability(id_), self._pipeline, report=True)
         return mask
-
-    def _keep(self, id_: str, mask: NDArray[np.bool_]) -> None:
-        self._kept[id_] = np.packbits(mask), mask.shape
 
 
 def read_beside(name: str, paths: Mapping[str, Path], id_: str, shape: Sequence[int]) -> NDArray[Any] | None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesuvius_kit.checks import InputValueError
 from vesuvius_kit.constants import UNLABELLED
 from vesuvius_kit.report.errors import Sheets, Unmatched, compare_sheets, find_unmatched, judge_voxels
 from vesuvius_kit.report.meshes import make_meshes
@@ -55,6 +54,8 @@ class PackedVolume:
     """Features of the topology without a match; None without a label."""
     sheets: Sheets | None = None
     """The connected components; None without a label."""
+    left_out: tuple[str, ...] = ()
+    """Layers that were too large."""
 
     @property
     def n_bytes(self) -> int:
@@ -63,13 +64,7 @@ class PackedVolume:
 
 
 def pack_volume(volume: ViewedVolume, max_bytes: int) -> PackedVolume:
-    """Pack a volume into at most so many bytes of base64, pictures as good as fits.
-
-    Raises
-    ------
-    InputValueError
-        Even pictures of the worst quality are too large.
-    """
+    """Pack a volume into at most so many bytes of base64, pictures as good as fits; those that do not fit are left out."""
     label = volume.label
     shape = volume.prediction.shape
     facts: dict[str, Any] = {"id": volume.id, "scroll": volume.scroll, "shape": list(shape)}
@@ -92,6 +87,7 @@ def pack_volume(volume: ViewedVolume, max_bytes: int) -> PackedVolume:
         blobs["errors"] = _deflate(judge_voxels(volume.prediction, label))
         facts["features"] = unmatched.to_rows()
         facts["counts"] = unmatched.counts
+        facts["unlisted"] = unmatched.unlisted
         facts["seams"] = [vars(seam) for seam in sheets.seams]
         facts["overlaps"] = [row for row in sheets.overlaps if max(row[:2]) < OTHERS]
         facts["sheets"] = {"prediction": sheets.sizes[0][:OTHERS], "label": sheets.sizes[1][:OTHERS]}
@@ -109,17 +105,18 @@ def pack_volume(volume: ViewedVolume, max_bytes: int) -> PackedVolume:
     room = max_bytes - sum(map(len, blobs.values()))
     facts["quality"] = {}
     for name, grey in pictures.items():
-        share = room * (_IMAGE_SHARE if name == "image" else 1 - _IMAGE_SHARE) if len(pictures) > 1 else room
-        quality = _choose_quality(grey, share)
-        if quality is None:
-            raise InputValueError(
-                f"volume {volume.id} must fit into {max_bytes / 1e6:.0f} MB of the page, got shape {tuple(shape)}"
-            )
-        blobs[name] = "\n".join(_encode(plane, quality) for plane in grey)
-        facts["quality"][name] = quality
+        is_first = name == "image" and len(pictures) > 1
+        quality = _choose_quality(grey, _IMAGE_SHARE * room) if is_first else None
+        # Rather an image without its probability than neither.
+        quality = _choose_quality(grey, room) if quality is None else quality
+        if quality is not None:
+            blobs[name] = "\n".join(_encode(plane, quality) for plane in grey)
+            room -= len(blobs[name])
+            facts["quality"][name] = quality
     facts["start"] = _choose_start(volume.prediction, label)
     facts["layers"] = [name for name in ("image", "probability", "prediction", "label", "errors") if name in blobs]
-    return PackedVolume(facts, volume, blobs, unmatched, sheets)
+    left_out = tuple(name for name in pictures if name not in blobs)
+    return PackedVolume(facts, volume, blobs, unmatched, sheets, left_out)
 
 
 def _choose_start(prediction: NDArray[np.bool_], label: NDArray[Any] | None) -> list[int]:

@@ -63,7 +63,13 @@ function drawChart(parent, spec) {
   for (const row of spec.series) {
     const line = make("i", { class: row.dashed ? "dashed" : row.shape === "points" ? "point" : "" });
     line.style[row.shape === "points" ? "background" : "borderColor"] = `var(--c${row.color})`;
-    legend.append(make("li", {}, line, row.name));
+    const button = make("button", { type: "button", "aria-pressed": "true" }, line, row.name);
+    button.addEventListener("click", () => {
+      row.hidden = !row.hidden;
+      button.setAttribute("aria-pressed", !row.hidden);
+      paint();
+    });
+    legend.append(make("li", {}, button));
   }
   for (const kind of new Map((spec.marks || []).map((mark) => [mark.kind, mark])).values()) {
     const dot = make("i", { class: "point" });
@@ -114,7 +120,7 @@ function drawChart(parent, spec) {
       draw(svg, "line", { class: "finding-line", x1: MARGIN.left, x2: right, y1: toY(spec.cap), y2: toY(spec.cap) });
       draw(svg, "text", { x: right, y: toY(spec.cap) - 4, "text-anchor": "end" }, "5 x base");
     }
-    for (const row of spec.series) {
+    for (const row of spec.series.filter((each) => !each.hidden)) {
       const color = `var(--c${row.color})`;
       const points = row.points.filter((point) => !spec.log || point[1] > 0);
       if (row.shape !== "points" && points.length > 1) {

@@ -26,7 +26,7 @@ function groupErrors(facts) {
       groups.push({ title: `${plural[kind]} ${sides[side]}`, unit: kind === "tunnel" ? "width" : "voxels", errors, total: (counts[side] || {})[kind] });
     }
   }
-  return groups.filter((group) => group.errors.length);
+  return groups.filter((group) => group.errors.length || group.total);
 }
 
 function describeError(error) {
@@ -49,9 +49,12 @@ function showErrors(viewer, volume) {
     return;
   }
   const errors = listErrors(volume.facts);
+  if ((volume.facts.unlisted || []).length) {
+    lists.append(make("p", { class: "worse" }, `Octants ${volume.facts.unlisted.join(", ")} have so many features that they are counted and not listed.`));
+  }
   for (const group of groups) {
     const total = group.total ?? group.errors.length;
-    const more = total > group.errors.length ? `, the ${group.errors.length} largest listed` : "";
+    const more = total > group.errors.length ? `, ${group.errors.length ? `the ${group.errors.length} largest` : "none"} listed` : "";
     const rows = group.errors.slice(0, MOST_ROWS).map((error) => {
       const [z, y, x] = error.place;
       const button = make("button", { type: "button", "data-error": errors.indexOf(error), "aria-label": `Go to z ${z}, y ${y}, x ${x}: ${describeError(error)}` }, `${z}, ${y}, ${x}`);

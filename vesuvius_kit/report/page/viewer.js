@@ -14,7 +14,7 @@ function sheetColor(number) {
   if (number === OTHERS) return [190, 190, 190];
   if (number === NOT_JUDGED) return [110, 110, 110];
   // Hues by the golden angle: neighbours in number are far apart in colour.
-  const hue = (number * 137.508 + 20) % 360;
+  const hue = (number * 137.508 + 190) % 360;
   const light = 0.56 + 0.1 * ((number % 3) - 1);
   const channel = (n) => {
     const k = (n + hue / 30) % 12;
