@@ -20,7 +20,7 @@ LAYERS = {
     "data": 3, "phantom": 3, "metrics": 3, "losses": 3, "models": 3, "postprocess": 3,
     "inference": 4, "diagnosis": 4,
     "training": 5, "report": 5,
-    "kaggle": 6,
+    "kaggle": 6, "tuning": 6,
     "demo": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip

@@ -56,6 +56,8 @@ from .postprocess import topo_postprocess as topo_postprocess
 from .postprocess.files import load_probability as load_probability
 from .report import write_report as write_report
 from .training.learning_rate import BoundedLR as BoundedLR
+from .tuning import Tuning as Tuning
+from .tuning import tune as tune
 
 __version__: str
 

@@ -20,3 +20,6 @@ MAX_FACTOR = 5.0
 
 COMPONENTS = ("boundary", "cldice", "connectivity", "cross_entropy", "dice", "focal", "variance")
 """Names of the components of a loss, as `WeightedLoss`, the settings and the log use them."""
+
+TUNING_TRIALS = 200
+"""Settings that a search tries, by default."""

@@ -31,6 +31,7 @@ from vesuvius_kit.cli.score import score
 from vesuvius_kit.cli.ship import ship
 from vesuvius_kit.cli.submit import submit
 from vesuvius_kit.cli.train import train
+from vesuvius_kit.cli.tune import tune
 from vesuvius_kit.console import configure_logging, how_to_go_on, outlive_readers
 from vesuvius_kit.inference.hardware import count_cores
 from vesuvius_kit.kaggle.errors import KaggleError
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "postprocess": postprocess,
     "score": score,
     "report": report,
+    "tune": tune,
     "submit": submit,
     "convert": convert,
     "diagnose": diagnose,

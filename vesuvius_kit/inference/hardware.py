@@ -1,8 +1,10 @@
-"""How many CPU cores this process may use, asked of the system: affinity, and the share that a container was given."""
+"""How many CPU cores and how much memory this process may use, asked of the system and of the container it runs in."""
 
 import math
 import os
 from pathlib import Path
+
+import psutil
 
 # Where the kernel tells a process of its share of CPU time: control groups version 2, and version 1.
 _CGROUP = Path("/sys/fs/cgroup")
@@ -19,6 +21,25 @@ def count_cores() -> int:
         # macOS and Windows have no affinity.
         allowed = os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, _container_share())))
+
+
+def count_free_bytes() -> int:
+    """Return the bytes of main memory that this process may still take: what is free, or what its container's limit leaves."""
+    return int(min(psutil.virtual_memory().available, _container_room()))
+
+
+def _container_room() -> float:
+    """Bytes below the limit of the control group; infinite without a limit."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most = (_CGROUP / limit).read_text().strip()
+            return math.inf if most == "max" else max(0, int(most) - int((_CGROUP / used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return math.inf
 
 
 def _container_share() -> float:

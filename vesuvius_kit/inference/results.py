@@ -45,7 +45,7 @@ def open_results(
         The files that go in, by id.
     """
     folder = make_folder(folder)
-    digests, pattern = _read_digests(sources), f"*{ending}"
+    digests, pattern = read_digests(sources), f"*{ending}"
     noted = folder / SETTINGS_FILE
     settings = dict(settings)
     if noted.exists() and not fresh:
@@ -125,10 +125,11 @@ def list_some(names: Iterable[str]) -> str:
     return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
 
 
-def _read_digests(sources: Mapping[str, Path]) -> dict[str, str]:
-    """What tells the files that go in from others of the same names, which another folder may hold; by id.
+def read_digests(sources: Mapping[str, Path]) -> dict[str, str]:
+    """Return what tells files from others of the same names, which another folder may hold; by id.
 
     The size and a sample: the volumes of a scroll are a hundred gigabytes, and two files that agree in both are the same one.
+    What is no file is left out.
     """
     digests = {}
     for name, path in sources.items():

@@ -28,7 +28,6 @@ from vesuvius_kit.voxel.bits import pack_mask
 from vesuvius_kit.voxel.components import find_runs
 from vesuvius_kit.voxel.cubical import count_cavities, euler_characteristic
 
-_CARRIED = ("probability", "mask")
 _MAKE_PROBABILITIES = ("trace_ridges", "smooth_octants")
 
 STEPS: dict[str, Callable[..., NDArray[Any]]] = {
@@ -63,6 +62,15 @@ class Step(NamedTuple):
 
     name: str
     parameters: dict[str, Any]
+
+
+class Carried(NamedTuple):
+    """What a pipeline carries from step to step."""
+
+    probability: NDArray[Any]
+    """(Z, Y, X), float in [0, 1]."""
+    mask: NDArray[np.bool_] | None = None
+    """(Z, Y, X), None before the first step that makes one."""
 
 
 def list_presets() -> list[str]:
@@ -178,30 +186,44 @@ def run_pipeline(
     >>> int(mask.sum()), changes[-1]["components"]
     (360, 1)
     """
+    carried = start_pipeline(probability)
+    changes: list[dict[str, Any]] = []
+    for number, step in enumerate(pipeline, 1):
+        started = time.perf_counter()
+        after = run_step(carried, step, number)
+        seconds = time.perf_counter() - started
+        if report:
+            changes.append(_describe(step, carried, after, seconds))
+        carried = after
+    if carried.mask is None:
+        raise InputValueError("pipeline must have a step that makes a mask, got none")
+    return (carried.mask, changes) if report else carried.mask
+
+
+def start_pipeline(probability: NDArray[Any]) -> Carried:
+    """Return what a pipeline carries before its first step; see `run_pipeline` for what is refused."""
     check_array("probability", probability, kinds="f")
     if probability.size and not (probability.min() >= 0 and probability.max() <= 1):
         raise InputValueError(
             f"probability must lie in [0, 1] without NaN, got [{probability.min()}, {probability.max()}]"
         )
-    carried: dict[str, NDArray[Any]] = {
-        "probability": probability.astype(np.float32) if probability.dtype == np.float16 else probability
-    }
-    changes: list[dict[str, Any]] = []
-    for number, step in enumerate(pipeline, 1):
-        function = STEPS[step.name]
-        takes = inspect.signature(function).parameters
-        given = {name: carried[name] for name in _CARRIED if name in takes}
-        before = time.perf_counter()
-        try:
-            made = function(**given, **step.parameters)
-        except InputError as error:
-            kind = InputTypeError if isinstance(error, TypeError) else InputValueError
-            raise kind(f"step {number} ({step.name}): {error}") from error
-        seconds = time.perf_counter() - before
-        if report:
-            changes.append(_describe(step, carried.get("mask"), made, seconds))
-        carried["mask" if made.dtype == bool else "probability"] = made
-    return (carried["mask"], changes) if report else carried["mask"]
+    return Carried(probability.astype(np.float32) if probability.dtype == np.float16 else probability)
+
+
+def run_step(carried: Carried, step: Step, number: int) -> Carried:
+    """Return what a pipeline carries after one of its steps; ``number`` is the step's, from 1, in messages.
+
+    Arrays that the step does not make are those of ``carried``, and none is modified.
+    """
+    function = STEPS[step.name]
+    takes = inspect.signature(function).parameters
+    given = {name: array for name, array in carried._asdict().items() if name in takes}
+    try:
+        made = function(**given, **step.parameters)
+    except InputError as error:
+        kind = InputTypeError if isinstance(error, TypeError) else InputValueError
+        raise kind(f"step {number} ({step.name}): {error}") from error
+    return carried._replace(**{"mask" if made.dtype == bool else "probability": made})
 
 
 def try_pipeline(pipeline: Sequence[Step]) -> None:
@@ -279,7 +301,9 @@ def _make_step(entry: Any, where: str) -> Step:
     parameters = {} if parameters is None else parameters
     if not isinstance(parameters, dict):
         raise InputValueError(f"{where} ({name}) must have parameters by name, got {parameters!r}")
-    known = {key: value for key, value in inspect.signature(STEPS[name]).parameters.items() if key not in _CARRIED}
+    known = {
+        key: value for key, value in inspect.signature(STEPS[name]).parameters.items() if key not in Carried._fields
+    }
     for key in parameters:
         if key not in known:
             raise InputValueError(
@@ -301,12 +325,13 @@ def _as_yaml(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _describe(step: Step, before: NDArray[np.bool_] | None, after: NDArray[Any], seconds: float) -> dict[str, Any]:
+def _describe(step: Step, carried: Carried, made: Carried, seconds: float) -> dict[str, Any]:
     """One entry of the report."""
     entry = {"step": step.name, "parameters": step.parameters, "seconds": round(seconds, 4)}
-    if after.dtype != bool:
+    after = made.mask
+    if after is None or after is carried.mask:
         return entry
-    before = np.zeros_like(after) if before is None else before
+    before = np.zeros_like(after) if carried.mask is None else carried.mask
     words = pack_mask(after)
     pieces, cavities = find_runs(words, 6).count, count_cavities(words, after.shape[2])
     return {

@@ -1,0 +1,6 @@
+"""The search for thresholds, repair and ensemble weights on held-out scrolls, for the true score."""
+
+from vesuvius_kit.tuning.estimate import Estimate, ScrollGain
+from vesuvius_kit.tuning.tune import Tuning, tune
+
+__all__ = ["Estimate", "ScrollGain", "Tuning", "tune"]

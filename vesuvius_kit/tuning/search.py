@@ -1,0 +1,241 @@
+"""The search: trials proposed by Optuna, scored volume by volume, given up when they are worse than the best beyond doubt.
+
+A study is one search. Its trials lie in a journal, a file that any number of processes and machines add to; a trial that a
+killed process had under way is forgotten. Proposals: tree-structured Parzen estimators (Bergstra et al., "Algorithms for
+Hyper-Parameter Optimization", NeurIPS 2011), of several dimensions at once. A trial is dropped when a signed-rank test
+(Wilcoxon 1945) over the volumes so far says that it is worse than the best; volumes on which pipelines differ most come first.
+"""
+
+import logging
+import random
+import secrets
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from vesuvius_kit.checks import InputValueError, RunFailedError, one_line
+from vesuvius_kit.tuning.candidate import Candidate
+from vesuvius_kit.tuning.evaluation import Evaluator
+from vesuvius_kit.tuning.held_out import HeldOut
+from vesuvius_kit.tuning.score_log import PARTS, ScoreLog, VolumeScore
+from vesuvius_kit.tuning.space import Space, Values
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "journal.log"
+SCORES = "scores"
+BATCH = 5
+"""Trials of one task of a process."""
+# A trial is worse than the best when chance alone would make it look so less often than this.
+_P_WORSE = 0.1
+_FIRST_SETTINGS = 12  # drawn at random, the same in every study, so that their scores are computed once
+_PARTS = "parts"
+
+
+class Search(NamedTuple):
+    """One search."""
+
+    name: str
+    volumes: tuple[str, ...]
+    """Ids in the order in which a trial is scored on them."""
+    trials: int
+    """After which it is over."""
+
+
+class Batch(NamedTuple):
+    """A task of a process: some trials of a search."""
+
+    study: Search
+    number: int
+
+    def __str__(self) -> str:
+        return f"trials of {self.study.name}"
+
+
+class Scoring(NamedTuple):
+    """A task of a process: the score of a candidate on a volume."""
+
+    candidate: Candidate
+    volume: str
+
+    def __str__(self) -> str:
+        return f"{self.candidate.pipeline} on volume {self.volume}"
+
+
+@dataclass
+class SearchJob:
+    """What a process does with its tasks; what it has read and computed stays with it."""
+
+    folder: Path
+    held_out: HeldOut
+    space: Space
+    cache_bytes: int
+    seed: int
+    worker: int = 0
+    """Number of the process."""
+
+    def __post_init__(self) -> None:
+        self._evaluator: Evaluator | None = None
+        self._storage: BaseStorage | None = None
+        self._studies: dict[str, Study] = {}
+
+    def __call__(self, task: Batch | Scoring, order: object = None) -> int:
+        """Do a task; return the number of trials that were done for it."""
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.held_out.volumes, ScoreLog(self.folder / SCORES), self.cache_bytes)
+        if isinstance(task, Scoring):
+            self._evaluator.score(task.candidate, task.volume)
+            return 0
+        return self._run_trials(task.study, self._evaluator)
+
+    def _run_trials(self, search: Search, evaluator: Evaluator) -> int:
+        if self._storage is None:
+            self._storage = open_journal(self.folder)
+        if search.name not in self._studies:
+            self._studies[search.name] = _load_study(self._storage, search.name, [self.seed, self.worker])
+        study = self._studies[search.name]
+        for done in range(BATCH):
+            if count_finished(study) >= search.trials:
+                return done
+            self._run_trial(study, search, evaluator)
+        return BATCH
+
+    def _run_trial(self, study: "Study", search: Search, evaluator: Evaluator) -> None:
+        from optuna.trial import TrialState
+
+        groups = list(self.held_out.groups)
+        with _quiet():
+            trial = study.ask()
+            candidate = self.space.candidate(self.space.suggest(trial, groups), groups)
+        scores: list[VolumeScore] = []
+        for step, volume in enumerate(search.volumes):
+            try:
+                scores.append(evaluator.score(candidate, volume))
+            except InputValueError as error:
+                logger.warning("trial %d of %s is left out: %s", trial.number, search.name, one_line(error))
+                study.tell(trial, state=TrialState.FAIL)
+                return
+            trial.report(scores[-1].score, step)
+            if step + 1 < len(search.volumes) and trial.should_prune():
+                study.tell(trial, _guess_mean(study.best_trial, [score.score for score in scores]))
+                return
+        trial.set_user_attr(
+            _PARTS, {part: float(np.mean([getattr(score, part) for score in scores])) for part in PARTS}
+        )
+        study.tell(trial, float(np.mean([score.score for score in scores])))
+
+
+def open_journal(folder: Path) -> "BaseStorage":
+    """Open the file that holds the trials of all searches in a folder."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    with _quiet():
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+
+
+def open_study(storage: "BaseStorage", search: Search, space: Space, groups: Sequence[str], seed: int) -> "Study":
+    """Make a search, or open it, and see to it that it begins with every pipeline as it is and some settings at random."""
+    import optuna
+    from optuna.trial import TrialState
+
+    with _quiet():
+        study = optuna.create_study(storage=storage, study_name=search.name, direction="maximize", load_if_exists=True)
+    rng = random.Random(seed)
+    first: list[Values] = [space.defaults(pipeline, groups) for pipeline in space.branches]
+    first += [space.draw(rng, groups) for _ in range(_FIRST_SETTINGS)]
+    # What a killed process had under way counts as not begun.
+    counted = (TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL)
+    known = [
+        trial.system_attrs.get("fixed_params", trial.params)
+        for trial in study.get_trials(deepcopy=False, states=counted)
+    ]
+    for values in first[: search.trials]:
+        if dict(values) not in known:
+            study.enqueue_trial(dict(values))
+    return study
+
+
+def count_finished(study: "Study") -> int:
+    """Return the trials of a search that came to an end."""
+    from optuna.trial import TrialState
+
+    states = (TrialState.COMPLETE, TrialState.FAIL)
+    return len(study.get_trials(deepcopy=False, states=states))
+
+
+def valued_trials(study: "Study") -> "list[FrozenTrial]":
+    """Return the trials whose mean score is known, or guessed since they were given up, best first."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(trials, key=lambda trial: (-_value_of(trial), trial.number))
+
+
+def complete_trials(study: "Study") -> "list[FrozenTrial]":
+    """Return the trials that were scored on every volume, best first."""
+    trials = [trial for trial in valued_trials(study) if _PARTS in trial.user_attrs]
+    if not trials:
+        raise RunFailedError(f"search {study.study_name} has no trial that could be scored on every volume")
+    return trials
+
+
+def parts_of(trial: "FrozenTrial") -> Mapping[str, float]:
+    """Return the means of the score and its parts of a complete trial."""
+    parts: Mapping[str, float] = trial.user_attrs[_PARTS]
+    return parts
+
+
+def _guess_mean(best: "FrozenTrial", scores: Sequence[float]) -> float:
+    """The mean over all volumes of a trial that was given up: the best one's, less what it fell behind so far.
+
+    Optuna would rank such a trial by its last volume, which says little: volumes differ more than pipelines.
+    """
+    behind = float(np.mean([score - best.intermediate_values[step] for step, score in enumerate(scores)]))
+    # Never the best itself, whatever the few volumes say on which it was given up.
+    return _value_of(best) + min(behind, -1e-6)
+
+
+def _value_of(trial: "FrozenTrial") -> float:
+    assert trial.value is not None  # it is complete
+    return trial.value
+
+
+def _load_study(storage: "BaseStorage", name: str, seeds: Sequence[int]) -> "Study":
+    import optuna
+    from optuna.trial import TrialState
+
+    with _quiet():
+        study = optuna.load_study(study_name=name, storage=storage)
+        begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+        # Who comes later must not propose once more what was proposed first.
+        token: list[Any] = [*seeds, zlib.crc32(name.encode()), secrets.randbits(32) if begun else 0]
+        study.sampler = optuna.samplers.TPESampler(
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            seed=int(np.random.SeedSequence(token).generate_state(1)[0]),
+        )
+        study.pruner = optuna.pruners.WilcoxonPruner(p_threshold=_P_WORSE)
+    return study
+
+
+class _quiet(warnings.catch_warnings):
+    """Without what Optuna says of its newer parts, and of a study that was made."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        import optuna
+
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        logging.getLogger("optuna").setLevel(logging.WARNING)
