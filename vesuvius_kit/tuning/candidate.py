@@ -1,12 +1,13 @@
 """A pipeline with the weights of an ensemble: what is scored, and what comes out of a search."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vesuvius_kit.postprocess.pipeline import Step, make_pipeline
+from vesuvius_kit.postprocess.pipeline import STEPS, Step, make_pipeline
 
 _DIGITS = 6  # of a weight
 
@@ -30,7 +31,10 @@ class Candidate:
         if not total:
             shares = {group: share / len(shares) for group, share in shares.items()}
         kept = tuple((group, round(share, _DIGITS)) for group, share in sorted(shares.items()) if share > 0)
-        content = [[step.name, dict(sorted(step.parameters.items()))] for step in steps]
+        content = [
+            [step.name, {key: _as_typed(step.name, key, value) for key, value in sorted(step.parameters.items())}]
+            for step in steps
+        ]
         return cls(pipeline, json.dumps(content, separators=(",", ":")), kept)
 
     @property
@@ -54,3 +58,9 @@ class Candidate:
         own = {f"{step.name}.{key}": value for step in self.steps for key, value in step.parameters.items()}
         weights = {f"weights.{group}": weight for group, weight in self.weights} if len(self.weights) > 1 else {}
         return {"pipeline": self.pipeline, **own, **weights}
+
+
+def _as_typed(step: str, parameter: str, value: Any) -> Any:
+    """A value as its step counts with it: 3 and 3.0 are one thickness."""
+    kind = inspect.signature(STEPS[step]).parameters[parameter].annotation
+    return float(value) if kind is float else value

@@ -81,11 +81,14 @@ def estimate_gain(
 
 def resample(groups: Sequence[NDArray[np.float64]], rng: np.random.Generator) -> NDArray[np.float64]:
     """Return means over values drawn with replacement within groups that are drawn with replacement."""
-    means = np.empty(_RESAMPLES)
-    for number in range(_RESAMPLES):
-        chosen = [groups[k] for k in rng.integers(len(groups), size=len(groups))]
-        means[number] = np.concatenate([rng.choice(group, len(group)) for group in chosen]).mean()
-    return means
+    sums, counts = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
+    for _ in groups:
+        chosen = rng.integers(len(groups), size=_RESAMPLES)
+        for number, group in enumerate(groups):
+            rows = np.flatnonzero(chosen == number)
+            sums[rows] += rng.choice(group, (len(rows), len(group))).sum(axis=1)
+            counts[rows] += len(group)
+    return sums / counts
 
 
 def _find_cautions(

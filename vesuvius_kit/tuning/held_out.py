@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vesuvius_kit.checks import InputValueError, check_folder, check_integer, check_same_shape
 from vesuvius_kit.constants import UNLABELLED
 from vesuvius_kit.data.competition import Competition
-from vesuvius_kit.inference.out_of_fold import OUT_OF_FOLD_FILE, read_out_of_fold
+from vesuvius_kit.inference.out_of_fold import INDEX_FILE, read_out_of_fold
 from vesuvius_kit.inference.results import list_some
 from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype
 from vesuvius_kit.postprocess.files import list_probabilities, load_probability
@@ -107,7 +107,7 @@ def read_held_out(
 
 def _read_groups(folder: Path) -> list[tuple[str, tuple[str, ...], dict[str, Path]]]:
     """Name, digests and files of each group in a folder of predictions."""
-    if not (folder / OUT_OF_FOLD_FILE).is_file():
+    if not (folder / INDEX_FILE).is_file():
         return [(folder.resolve().name, (), list_probabilities(folder))]
     found = read_out_of_fold(folder)
     return [

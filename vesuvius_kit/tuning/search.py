@@ -28,7 +28,7 @@ from vesuvius_kit.tuning.space import Space, Values
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ BATCH = 5
 # A trial is worse than the best when chance alone would make it look so less often than this.
 _P_WORSE = 0.1
 _FIRST_SETTINGS = 12  # drawn at random, the same in every study, so that their scores are computed once
-_PARTS = "parts"
+_PARTS, _CANDIDATE, _REPEAT = "parts", "candidate", "repeat"  # what is noted of a trial
+_DRAWS = 50  # at random, after which a space counts as searched through
 
 
 class Search(NamedTuple):
@@ -88,6 +89,7 @@ class SearchJob:
         self._evaluator: Evaluator | None = None
         self._storage: BaseStorage | None = None
         self._studies: dict[str, Study] = {}
+        self._random = random.Random(f"{self.seed} {self.worker}")
 
     def __call__(self, task: Batch | Scoring, order: object = None) -> int:
         """Do a task; return the number of trials that were done for it."""
@@ -113,10 +115,7 @@ class SearchJob:
     def _run_trial(self, study: "Study", search: Search, evaluator: Evaluator) -> None:
         from optuna.trial import TrialState
 
-        groups = list(self.held_out.groups)
-        with _quiet():
-            trial = study.ask()
-            candidate = self.space.candidate(self.space.suggest(trial, groups), groups)
+        trial, candidate = self._propose(study)
         scores: list[VolumeScore] = []
         for step, volume in enumerate(search.volumes):
             try:
@@ -133,6 +132,26 @@ class SearchJob:
             _PARTS, {part: float(np.mean([getattr(score, part) for score in scores])) for part in PARTS}
         )
         study.tell(trial, float(np.mean([score.score for score in scores])))
+
+    def _propose(self, study: "Study") -> "tuple[Trial, Candidate]":
+        """A trial that was not tried before; once more what was, when chance finds nothing else."""
+        from optuna.trial import TrialState
+
+        groups = list(self.held_out.groups)
+        tried = {other.user_attrs.get(_CANDIDATE) for other in study.get_trials(deepcopy=False)}
+        while True:
+            with _quiet():
+                trial = study.ask()
+                candidate = self.space.candidate(self.space.suggest(trial, groups), groups)
+            drawn = (self.space.draw(self._random, groups) for _ in range(_DRAWS))
+            other = next((v for v in drawn if self.space.candidate(v, groups).digest not in tried), None)
+            if candidate.digest not in tried or other is None:
+                trial.set_user_attr(_CANDIDATE, candidate.digest)
+                return trial, candidate
+            # Optuna would propose the best setting of a small pipeline for ever; chance looks elsewhere.
+            trial.set_user_attr(_REPEAT, True)
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial(dict(other))
 
 
 def open_journal(folder: Path) -> "BaseStorage":
@@ -167,11 +186,12 @@ def open_study(storage: "BaseStorage", search: Search, space: Space, groups: Seq
 
 
 def count_finished(study: "Study") -> int:
-    """Return the trials of a search that came to an end."""
+    """Return the trials of a search that came to an end, each setting once."""
     from optuna.trial import TrialState
 
     states = (TrialState.COMPLETE, TrialState.FAIL)
-    return len(study.get_trials(deepcopy=False, states=states))
+    trials = study.get_trials(deepcopy=False, states=states)
+    return sum(_REPEAT not in trial.user_attrs for trial in trials)
 
 
 def valued_trials(study: "Study") -> "list[FrozenTrial]":
