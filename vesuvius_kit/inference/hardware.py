@@ -4,8 +4,6 @@ import math
 import os
 from pathlib import Path
 
-import psutil
-
 # Where the kernel tells a process of its share of CPU time: control groups version 2, and version 1.
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -25,6 +23,9 @@ def count_cores() -> int:
 
 def count_free_bytes() -> int:
     """Return the bytes of main memory that this process may still take: what is free, or what its container's limit leaves."""
+    # Here, since the command line imports this module where nothing but Python and YAML is there.
+    import psutil
+
     return int(min(psutil.virtual_memory().available, _container_room()))
 
 

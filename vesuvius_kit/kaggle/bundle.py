@@ -31,7 +31,7 @@ IMAGE: dict[str, str | None] = {"torch": "2.10", "torchvision": "0.25", "timm": 
 IMAGE |= {"scipy": "1.16", "numba": "0.60", "scikit-image": "0.25", "albumentations": "2.0.8"}
 # papermill, which runs the notebooks there, asks for tenacity.
 _OF_ANY_VERSION = (
-    "accelerate huggingface-hub jinja2 kaggle matplotlib packaging pillow plotly pyyaml safetensors "
+    "accelerate huggingface-hub jinja2 kaggle matplotlib optuna packaging pillow plotly psutil pyyaml safetensors "
     "tenacity tifffile tqdm"
 )
 IMAGE |= dict.fromkeys(_OF_ANY_VERSION.split())
