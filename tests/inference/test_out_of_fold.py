@@ -200,6 +200,10 @@ def test_when_all_saw_everything_it_is_said(data, tmp_path):
     with pytest.raises(InputValueError, match="a network that did not see every scroll"):
         predict_out_of_fold(data, [tmp_path / "run"], tmp_path / "out", PREDICT)
     assert not (tmp_path / "out").exists()
+    save_network(tmp_path / "other", 1, trained_on=["11"])
+    entries = [tmp_path / "run", tmp_path / "other"]
+    found = read_out_of_fold(predict_out_of_fold(data, entries, tmp_path / "out", PREDICT))
+    assert list(found.groups) == ["other"]
 
 
 @pytest.mark.parametrize(

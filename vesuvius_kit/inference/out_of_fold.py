@@ -61,8 +61,8 @@ class OutOfFold:
 
     folder: Path
     groups: dict[str, list[str]]
-    """By name, the digests of the weights that a group stands for in an ensemble: keys of `PredictConfig.weights`. The folds of
-    a results folder of nnU-Net share one, though each predicts on its own here."""
+    """By the name of each group that predicted anything, the digests of the weights that it stands for in an ensemble: keys of
+    `PredictConfig.weights`. The folds of a results folder of nnU-Net share one, though each predicts on its own here."""
     volumes: dict[str, Volume]
     """By id, those that at least one group predicted."""
     predict: dict[str, Any]
@@ -157,7 +157,8 @@ def predict_out_of_fold(
             f"checkpoints must hold a network that did not see every scroll of {data}, got only such that did: "
             f"{', '.join(map(str, entries)) or 'none at all'}"
         )
-    output = Path(output)
+    # Nothing is known of the others here.
+    groups, output = [group for group in groups if group.numbers], Path(output)
     with lock_folder(output):
         index = output / INDEX_FILE
         if fresh:
