@@ -21,5 +21,7 @@ MAX_FACTOR = 5.0
 COMPONENTS = ("boundary", "cldice", "connectivity", "cross_entropy", "dice", "focal", "variance")
 """Names of the components of a loss, as `WeightedLoss`, the settings and the log use them."""
 
+TUNED_FILE = "tuned.yaml"
+"""What a search leaves for submission: settings that lie above those of the weights."""
 TUNING_TRIALS = 200
 """Settings that a search tries, by default."""

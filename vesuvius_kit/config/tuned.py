@@ -16,8 +16,7 @@ from vesuvius_kit.checks import InputNotFoundError, InputValueError
 from vesuvius_kit.config.files import is_file, is_path
 from vesuvius_kit.config.parser import SettingsParser
 from vesuvius_kit.config.settings import PostprocessConfig, PredictConfig
-
-TUNED_FILE = "tuned.yaml"
+from vesuvius_kit.constants import TUNED_FILE
 
 
 def read_tuned(path: Path | str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from vesuvius_kit.checks import InputNotFoundError, InputTypeError, InputValueError, check_folder
-from vesuvius_kit.config.tuned import TUNED_FILE
+from vesuvius_kit.constants import TUNED_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from vesuvius_kit.checks import InputValueError, check_choice, check_file, make_folder, name_os_errors
 from vesuvius_kit.config.files import is_path, settings_to_yaml
-from vesuvius_kit.config.tuned import TUNED_FILE, read_tuned
+from vesuvius_kit.config.tuned import read_tuned
+from vesuvius_kit.constants import TUNED_FILE
 from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.kaggle.bundle import build_bundle
 from vesuvius_kit.kaggle.metadata import KERNELS, METADATA_NAME, check_metadata, find_edits, kernel_metadata

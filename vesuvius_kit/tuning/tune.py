@@ -16,7 +16,7 @@ import yaml
 from vesuvius_kit.checks import InputValueError, check_integer, make_folder, name_os_errors
 from vesuvius_kit.config import changed_settings
 from vesuvius_kit.console import Progress, no_progress
-from vesuvius_kit.constants import TUNING_TRIALS
+from vesuvius_kit.constants import TUNED_FILE, TUNING_TRIALS
 from vesuvius_kit.inference.hardware import count_cores, count_free_bytes
 from vesuvius_kit.inference.results import read_digests
 from vesuvius_kit.inference.workers import run_in_processes
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 BASELINES = ("public", "sheet_repair")
 """What a tuned pipeline is compared with."""
-PIPELINE_FILE, TUNED_FILE, FIGURES_FILE, SETTINGS_FILE = "pipeline.yaml", "tuned.yaml", "tuning.json", "settings.json"
+PIPELINE_FILE, FIGURES_FILE, SETTINGS_FILE = "pipeline.yaml", "tuning.json", "settings.json"
 _CACHE_SHARE = 0.25  # of the free memory, for what trials share
 
 
