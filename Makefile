@@ -11,7 +11,7 @@ PRESENT ?=
 .PHONY: help demo test test-long coverage lint docs gpu gpu-wheels install clean
 
 help:
-	@echo "make demo       the whole main job on a phantom: data, training, prediction, submission.zip, score, demo/report.png"
+	@echo "make demo       the whole main job on a phantom: data, training, tuning, submission.zip, score, demo/report.html"
 	@echo "make test       the test suite (about five minutes on two cores)"
 	@echo "make test-long  the tests that take minutes each"
 	@echo "make coverage   both, and the share of the package's lines that they run (numba kernels apart)"

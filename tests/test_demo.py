@@ -35,7 +35,8 @@ def stop(*_, **__):
 
 def test_the_demo_leaves_a_valid_submission_and_a_picture(finished):
     folder, _ = finished
-    assert validate_submission(folder / "submission.zip", folder / "data" / "test_images") == 2
+    for path in ("submission.zip", "tuned/submission.zip"):
+        assert validate_submission(folder / path, folder / "data" / "test_images") == 2
     with Image.open(folder / "report.png") as picture:
         assert picture.size[0] > 1000
         assert np.asarray(picture).std() > 10
@@ -47,14 +48,16 @@ def test_the_demo_leaves_a_valid_submission_and_a_picture(finished):
 def test_the_table_has_every_method_on_both_scrolls(finished):
     folder, summary = finished
     assert {(row["method"], row["scroll"]) for row in summary.rows} == {
-        (method, scroll) for method in ("network", "brightest", "ridges") for scroll in demo.TEST_STYLES
+        (method, scroll)
+        for method in ("network", "network, tuned", "brightest", "ridges")
+        for scroll in demo.TEST_STYLES
     }
     for row in summary.rows:
         for name in ("score", "surface_dice", "surface_dice_truth", "toposcore", "voi_score"):
             assert 0 <= row[name] <= 1
-    assert set(summary.seconds) == {"data", "training", "submission", "comparison"}
+    assert set(summary.seconds) == {"data", "training", "tuning", "submission", "comparison", "page"}
     assert json.loads((folder / "summary.json").read_text())["rows"] == summary.rows
-    for text in ("network", *demo.TEST_STYLES, "submission.zip is valid"):
+    for text in ("network, tuned", *demo.TEST_STYLES, "submission.zip is valid"):
         assert text in summary.to_text()
 
 
@@ -65,8 +68,8 @@ def test_the_duration_is_expected_from_a_timed_step(monkeypatch):
     expected = demo.expect_duration(config)
     steps = config.train.num_epochs * config.train.steps_per_epoch
     patches = config.train.num_epochs * config.train.validation_patches / config.train.batch_size
-    # Windows of 96^3: 2^3 in a scored chunk of 160^3, scored twice, and 5^3 in each of the two test chunks.
-    windows = (2 * 2**3 + 2 * 5**3) * (96 / 64) ** 3 / config.train.batch_size
+    # Windows of 96^3: 2^3 in a chunk of 160^3, two scored and three to tune on, and 5^3 in each of two test chunks, twice.
+    windows = (5 * 2**3 + 4 * 5**3) * (96 / 64) ** 3 / config.train.batch_size
     assert expected.seconds == pytest.approx(steps * 0.5 + (patches + windows) * 0.1)
     minutes = round(expected.seconds / 60)
     assert f"about {minutes} minutes here: {steps} training steps of 0.50 s in fp32" in expected.to_text()
@@ -75,6 +78,24 @@ def test_the_duration_is_expected_from_a_timed_step(monkeypatch):
 def test_a_real_step_is_timed():
     expected = demo.expect_duration(load_config("cpu_demo", {"patches.size": [16, 16, 16], "train.precision": "fp32"}))
     assert 0 < expected.step_seconds < expected.seconds
+
+
+def test_the_pipeline_is_tuned_on_the_scroll_that_was_held_out_and_applied_to_the_test_chunks(finished):
+    folder, _ = finished
+    figures = json.loads((folder / "tuning" / "tuning.json").read_text())
+    (validation,) = {
+        chunk.scroll_id for chunk in Competition(folder / "data").folds(len(demo.TRAIN_STYLES), seed=0)[0][1]
+    }
+    assert {row["scroll"] for row in figures["volumes"].values()} == {validation}
+    settings = json.loads((folder / "tuned" / "submission_masks" / "settings.json").read_text())
+    assert settings["postprocess"] == note_pipeline(choose_pipeline(folder / "tuning" / "pipeline.yaml"))
+
+
+def test_the_demo_ends_with_a_page(finished):
+    folder, _ = finished
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for text in ("Tuning", *(chunk.id for chunk in Competition(folder / "data").test)):
+        assert text in page
 
 
 def test_the_second_test_scroll_is_never_trained_on():

@@ -1,7 +1,8 @@
-"""The main job on a phantom: data, training, prediction, repair, ``submission.zip``, score and a picture.
+"""The main job on a phantom: data, training, tuning, prediction, repair, ``submission.zip``, score, a picture and a page.
 
 Seeds and styles are fixed before anything is trained. The trained network is measured against two masks that need no
-training; their thresholds are chosen on the training volumes, and they get the same repair.
+training; their thresholds are chosen on the training volumes, and they get the same repair. The pipeline is tuned on the chunks
+of the scroll that was held out of the training, and both, as it is and tuned, are scored on the test chunks.
 """
 
 import json
@@ -9,7 +10,7 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ from scipy import ndimage
 
 import vesuvius_kit
 from vesuvius_kit.checks import make_folder, make_scratch_folder
-from vesuvius_kit.config import RunConfig, load_config
+from vesuvius_kit.config import PostprocessConfig, RunConfig, load_config
 from vesuvius_kit.console import Progress, no_progress
 from vesuvius_kit.constants import SURFACE, UNLABELLED
 from vesuvius_kit.data.competition import Chunk, Competition
 from vesuvius_kit.inference.grid import window_starts
+from vesuvius_kit.inference.out_of_fold import predict_out_of_fold
 from vesuvius_kit.inference.precision import Precision, autocast, choose_precision
 from vesuvius_kit.inference.predict import choose_device
 from vesuvius_kit.inference.submission import write_submission
@@ -38,7 +40,8 @@ from vesuvius_kit.metrics import leaderboard_score, surface_dice
 from vesuvius_kit.models import create_model
 from vesuvius_kit.phantom import STYLES, write_competition
 from vesuvius_kit.postprocess import close_cylinder, remove_small_components
-from vesuvius_kit.report import write_overview_page
+from vesuvius_kit.report import write_overview_page, write_report
+from vesuvius_kit.tuning.tune import PIPELINE_FILE, tune
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ TRAIN_CHUNKS = 12
 TRAIN_SHAPE = (160, 160, 160)
 TEST_SHAPE = (320, 320, 320)
 TINY_SHAPE = (64, 64, 64)
+
+TRIALS = 40  # of the search for a pipeline
 
 # Shares of the voxels taken, and scales of the Laplacian of Gaussian, among which the trivial masks choose.
 SHARES = tuple(np.round(np.arange(0.05, 0.5, 0.05), 2))
@@ -77,7 +82,7 @@ class DemoSummary:
                 f"{row['method']:<16}{row['scroll']:<9}{row['surface_dice']:>14.3f}{row['surface_dice_truth']:>14.3f}{row['toposcore']:>7.3f}{row['voi_score']:>7.3f}{row['score']:>7.3f}"
             )
         lines += ["", *(f"{stage:<16}{seconds:>8.1f} s" for stage, seconds in self.seconds.items())]
-        return "\n".join([*lines, "", f"{self.folder}/submission.zip is valid; open {self.folder}/report.png"])
+        return "\n".join([*lines, "", f"{self.folder}/submission.zip is valid; open {self.folder}/report.html"])
 
 
 # What the demo does besides its network (phantoms, patches, kernels that are compiled, repair, scores, trivial masks), in units
@@ -122,7 +127,8 @@ def expect_duration(config: RunConfig, test_shape: Sequence[int] = TEST_SHAPE) -
     voxels: float = settings.num_epochs * settings.validation_patches * patch
     for count, shape in (
         (settings.num_epochs // settings.score_every_epochs * settings.validation_volumes, TRAIN_SHAPE),
-        (len(TEST_STYLES), test_shape),
+        (TRAIN_CHUNKS // len(TRAIN_STYLES), TRAIN_SHAPE),  # the scroll that was held out, to tune on
+        (2 * len(TEST_STYLES), test_shape),  # as the pipeline is, and tuned
     ):
         axes = zip(shape, window)
         windows = math.prod(len(window_starts(max(a, b), b, config.predict.overlap)) for a, b in axes)
@@ -176,8 +182,8 @@ def run_demo(
     Parameters
     ----------
     folder
-        Made if missing. It will hold ``data``, ``truth``, ``checkpoints``, ``submission.zip``, ``summary.json`` and
-        ``report.png``.
+        Made if missing. It will hold ``data``, ``truth``, ``checkpoints``, ``tuning``, ``submission.zip``,
+        ``tuned/submission.zip``, ``summary.json``, ``report.png`` and ``report.html``.
     seed
         Of the phantom and the training.
     tiny
@@ -205,28 +211,57 @@ def run_demo(
         )
     with clock.stage("training"):
         vesuvius_kit.train(config, progress=progress)
+    with clock.stage("tuning"):
+        tuned = _tune(folder, config, tiny, progress)
     with clock.stage("submission"):
-        submission = write_submission(
-            folder / "submission.zip",
-            Path(config.data) / "test_images",
-            [folder / "checkpoints"],
-            config.predict,
-            config.postprocess,
-            progress=progress,
-        )
+        submissions = {
+            method: write_submission(
+                make_folder(place) / "submission.zip",
+                Path(config.data) / "test_images",
+                [folder / "checkpoints"],
+                config.predict,
+                postprocess,
+                progress=progress,
+            ).zip_path
+            for method, place, postprocess in (
+                ("network", folder, config.postprocess),
+                ("network, tuned", folder / "tuned", tuned),
+            )
+        }
     with clock.stage("comparison"):
-        rows = compare_with_trivial_masks(config, folder / "truth", submission.zip_path, progress=progress)
+        rows = compare_with_trivial_masks(config, folder / "truth", submissions, progress=progress)
     summary = DemoSummary(str(folder), rows, clock.seconds)
     with write_atomically(folder / "summary.json") as stream:
         json.dump(asdict(summary), stream, indent=1)
-    _draw(folder, config, submission.zip_path, summary)
+    _draw(folder, config, submissions["network"], summary)
+    with clock.stage("page"):
+        write_report(folder / "report.html", folder, progress=progress)
     return summary
 
 
+def _tune(folder: Path, config: RunConfig, tiny: bool, progress: Progress) -> PostprocessConfig:
+    """The pipeline that is best on the scroll that was held out of the training."""
+    predictions = predict_out_of_fold(
+        config.data, [folder / "checkpoints"], folder / "out_of_fold", config.predict, progress=progress
+    )
+    tuning = tune(
+        predictions,
+        config.data,
+        folder / "tuning",
+        trials=2 if tiny else TRIALS,
+        processes=1 if tiny else None,
+        progress=progress,
+    )
+    return PostprocessConfig(str((tuning.folder / PIPELINE_FILE).resolve()))
+
+
 def compare_with_trivial_masks(
-    config: RunConfig, truth_folder: Path | str, zip_path: Path | str, progress: Progress = no_progress
+    config: RunConfig,
+    truth_folder: Path | str,
+    submissions: Mapping[str, Path | str],
+    progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
-    """Score the submission and two masks that need no training on every test chunk of a run's data.
+    """Score submissions, by what they are called, and two masks that need no training on every test chunk of a run's data.
 
     The trivial masks are the brightest voxels and the strongest ridges (negative Laplacian of Gaussian). The share of
     voxels they take, and the scale of the ridges, are those with the best mean SurfaceDice on the training volumes. They
@@ -242,7 +277,7 @@ def compare_with_trivial_masks(
         image = read_volume(chunk.image_path)
         label = read_volume(Path(truth_folder) / "test_labels" / f"{chunk.id}.tif")
         surface = read_volume(Path(truth_folder) / "test_surfaces" / f"{chunk.id}.tif")
-        masks = {"network": _read_mask(zip_path, chunk.id)}
+        masks = {method: _read_mask(zip_path, chunk.id) for method, zip_path in submissions.items()}
         for method, (sigma, share) in trivial.items():
             masks[method] = _tidy(_brightest(_ridges(image, sigma), share))
         for method, mask in masks.items():

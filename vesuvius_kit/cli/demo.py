@@ -4,7 +4,7 @@ from vesuvius_kit.console import show_progress
 
 
 def demo(*, output: str = "demo", seed: int = 0, tiny: bool = False) -> None:
-    """The whole main job on a phantom: data, training, prediction, repair, submission.zip, score, a picture.
+    """The whole main job on a phantom: data, training, prediction, repair, submission.zip, score, a page.
 
     Parameters
     ----------
