@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 BASELINES = ("public", "sheet_repair")
 """What a tuned pipeline is compared with."""
 PIPELINE_FILE, FIGURES_FILE, SETTINGS_FILE = "pipeline.yaml", "tuning.json", "settings.json"
+_FEW = 25  # scores of a process
 _CACHE_SHARE = 0.25  # of the free memory, for what trials share
 
 
@@ -192,7 +193,7 @@ def tune(
     run = _Run(folder, held_out, chosen_space, seed, processes, progress)
 
     baselines = {name: Candidate.of(name, load_pipeline(name), dict.fromkeys(groups, 1.0)) for name in BASELINES}
-    run.score(baselines.values(), held_out.volumes, "baselines")
+    run.score([Scoring(own, id_) for id_ in held_out.volumes for own in baselines.values()], "baselines")
     # Where pipelines differ most, a poor trial shows first.
     spread = {
         id_: float(np.std([run.scores(candidate, [id_])[0].score for candidate in baselines.values()]))
@@ -214,12 +215,22 @@ def tune(
         name: [(value, candidate) for value, candidate in points if _can_run(candidate)]
         for name, points in list_slices(chosen_space, ranked[0].params, groups).items()
     }
-    run.score([candidate for points in slices.values() for _, candidate in points], order, "round the optimum")
-    run.score([best], order, "tuned")
+    left_out_best = {scroll: run.best(search) for scroll, search in left_out.items()}
+    tasks = [Scoring(candidate, id_) for points in slices.values() for _, candidate in points for id_ in order]
+    tasks += [Scoring(best, id_) for id_ in order]
+    tasks += [Scoring(own, id_) for scroll, own in left_out_best.items() for id_ in held_out.scrolls[scroll]]
+    run.score(tasks, "round the optimum")
     means = {name: run.mean(candidate, order) for name, candidate in baselines.items()}
     reference = max(means, key=lambda name: means[name])
-    found, cautions = _estimate(run, left_out, baselines[reference], seed)
-    if estimate and not left_out:
+    found, cautions = None, list[str]()
+    if left_out:
+        pairs = {
+            scroll: run.compare(baselines[reference], own, held_out.scrolls[scroll])
+            for scroll, own in left_out_best.items()
+        }
+        found = estimate_gain(reference, pairs, seed)
+        cautions = found.cautions
+    elif estimate:
         cautions = ["all volumes are of one scroll: nobody knows what the gain is on others"]
     pipeline = str(ranked[0].params["pipeline"])
     tuning = Tuning(
@@ -252,17 +263,13 @@ class _Run:
         self._folder, self._space, self._groups, self._seed = folder, space, list(held_out.groups), seed
         room = int(count_free_bytes() * _CACHE_SHARE / processes)
         self._jobs = [SearchJob(folder, held_out, space, room, seed, worker) for worker in range(processes)]
+        self._own = SearchJob(folder, held_out, space, room, seed)
         self._threads = max(1, count_cores() // processes)
 
-    def score(self, candidates: Any, volumes: Any, what: str) -> None:
-        """See to it that the scores of some candidates on some volumes are in the log."""
-        tasks = {
-            Scoring(candidate, volume): None
-            for volume in volumes
-            for candidate in candidates
-            if self._log.get(candidate.digest, volume) is None
-        }
-        self._do(list(tasks), what)
+    def score(self, tasks: Iterable[Scoring], what: str) -> None:
+        """See to it that some scores are in the log."""
+        missing = {task: None for task in tasks if self._log.get(task.candidate.digest, task.volume) is None}
+        self._do(list(missing), what)
 
     def search(self, searches: Sequence[Search]) -> None:
         """Run some searches to their ends, one after the other."""
@@ -289,6 +296,11 @@ class _Run:
         """Return a mean of scores that are in the log."""
         return float(np.mean([score.score for score in self.scores(candidate, volumes)]))
 
+    def compare(self, baseline: Candidate, tuned: Candidate, volumes: Sequence[str]) -> list[tuple[float, float]]:
+        """Return pairs of scores that are in the log, for each volume."""
+        both = zip(self.scores(baseline, volumes), self.scores(tuned, volumes), strict=True)
+        return [(base.score, own.score) for base, own in both]
+
     def count_seconds(self, started: float) -> dict[str, float]:
         """Return what this call took, and the three parts of every score in the log."""
         scores = self._log.all().values()
@@ -307,8 +319,10 @@ class _Run:
             pass
 
     def _results(self, tasks: Sequence[Batch | Scoring]) -> Iterator[Any]:
-        if len(self._jobs) == 1:
-            yield from map(self._jobs[0], tasks)
+        # To start processes takes seconds, for which a few scores are not worth it: a score has threads of its own.
+        few = len(tasks) < _FEW * len(self._jobs) and isinstance(tasks[0], Scoring)
+        if few or len(self._jobs) == 1:
+            yield from map(self._own, tasks)
             return
         with closing(run_in_processes(self._jobs, tasks, threads=self._threads)) as results:
             yield from results
@@ -345,24 +359,6 @@ def _open_folder(output: Path | str, held_out: HeldOut, space: Space, seed: int,
 
 def _results_in(folder: Path) -> list[Path]:
     return [folder / name for name in (PIPELINE_FILE, TUNED_FILE, FIGURES_FILE)]
-
-
-def _estimate(
-    run: _Run, searches: Mapping[str, Search], baseline: Candidate, seed: int
-) -> tuple[Estimate | None, list[str]]:
-    """Measure on each scroll what the search without it found."""
-    if not searches:
-        return None, []
-    whole = {id_ for search in searches.values() for id_ in search.volumes}
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for scroll, search in searches.items():
-        best = run.best(search)
-        ids = sorted(whole - set(search.volumes))
-        run.score([best], ids, f"scroll {scroll}")
-        both = zip(run.scores(baseline, ids), run.scores(best, ids), strict=True)
-        pairs[scroll] = [(base.score, tuned.score) for base, tuned in both]
-    found = estimate_gain(baseline.pipeline, pairs, seed)
-    return found, found.cautions
 
 
 def _write(
