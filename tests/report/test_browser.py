@@ -235,7 +235,7 @@ def go_to(opened, title):
 
 def test_a_click_on_an_unmatched_tunnel_shows_its_hole(wide):
     _, _, _, prediction = make_volume()
-    place, axis, at = go_to(wide, "Tunnels that the label has not")
+    place, axis, at = go_to(wide, "Tunnels only in the prediction")
     assert np.abs(np.subtract(place, HOLE)).max() <= 2
     assert axis != 1  # the sheet lies across y: a slice across it would show no gap
     assert at == [place[k] + 0.5 for k in range(3) if k != axis]
@@ -256,9 +256,9 @@ def test_a_click_on_an_unmatched_tunnel_shows_its_hole(wide):
     ("title", "says"),
     [
         ("Merged sheets", "predicted sheet"),
-        ("Cavities that the label has not", "not predicted"),
-        ("Components that the prediction has not", "labelled sheet"),
-        ("Components that the label has not", "not labelled"),
+        ("Cavities only in the prediction", "not predicted"),
+        ("Components only in the label", "labelled sheet"),
+        ("Components only in the prediction", "not labelled"),
     ],
 )
 def test_a_click_on_any_error_goes_there_and_says_what_is_there(wide, title, says):
@@ -357,7 +357,7 @@ def test_another_volume_has_layers_and_errors_of_its_own(wide):
 
 
 def test_zooming_keeps_the_chosen_place_in_sight(wide):
-    go_to(wide, "Cavities that the label has not")
+    go_to(wide, "Cavities only in the prediction")
     before = wide.page.locator("#slice").bounding_box()["width"]
     for _ in range(3):
         wide.page.click("#larger")

@@ -356,7 +356,7 @@ def _lay_out(
         "training": explanation.training,
         "compared": compared,
         "columns": COLUMNS,
-        "rows": rows,
+        "rows": rows if len(scored) > 1 else scored,
         "scroll_rows": average_scores(scored),
         "baseline": explanation.baseline,
         "volumes": [volume.facts for volume in explanation.shown],

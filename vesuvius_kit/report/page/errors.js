@@ -18,7 +18,7 @@ function groupErrors(facts) {
     { title: "Merged sheets", unit: "bridge", errors: seams.filter((seam) => seam.kind === "merged") },
     { title: "Split sheets", unit: "edge", errors: seams.filter((seam) => seam.kind === "split") },
   ];
-  const sides = { prediction: "that the label has not", label: "that the prediction has not" };
+  const sides = { prediction: "only in the prediction", label: "only in the label" };
   const plural = { component: "Components", tunnel: "Tunnels", cavity: "Cavities" };
   for (const kind of ["tunnel", "component", "cavity"]) {
     for (const side of ["prediction", "label"]) {

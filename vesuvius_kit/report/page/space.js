@@ -35,6 +35,23 @@ function nameSheet(volume, side, sheet) {
   return `sheet ${sheet}${others.length ? ` ${does} ${others.join(", ")}` : ""}`;
 }
 
+// Colours of the vertices under a light that falls on both sides of a sheet alike: the two sides of a thin one are one surface.
+function shadeVertices(mesh, color) {
+  const light = [0.48, 0.36, 0.8];
+  const [sums, counts] = [new Float32Array(mesh.x.length), new Uint16Array(mesh.x.length)];
+  for (let n = 0; n < mesh.i.length; n++) {
+    const [a, b, c] = [mesh.i[n], mesh.j[n], mesh.k[n]];
+    const [u, v] = [b, c].map((end) => ["x", "y", "z"].map((name) => mesh[name][end] - mesh[name][a]));
+    const normal = [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]];
+    const shade = Math.abs(normal.reduce((sum, part, k) => sum + part * light[k], 0)) / (Math.hypot(...normal) || 1);
+    for (const vertex of [a, b, c]) {
+      sums[vertex] += shade;
+      counts[vertex] += 1;
+    }
+  }
+  return Array.from(sums, (sum, n) => `rgb(${color.map((part) => Math.round(part * (0.4 + 0.65 * (counts[n] ? sum / counts[n] : 1)))).join(",")})`);
+}
+
 async function drawSpace(volume) {
   const state = document.getElementById("space-state");
   const plot = document.getElementById("space-plot");
@@ -45,8 +62,9 @@ async function drawSpace(volume) {
     const meshes = await readMeshes(volume, side);
     const traces = meshes.map((mesh) => ({
       type: "mesh3d", x: mesh.x, y: mesh.y, z: mesh.z, i: mesh.i, j: mesh.j, k: mesh.k,
-      color: `rgb(${SHEET_COLORS[mesh.sheet || OTHERS].join(",")})`, name: nameSheet(volume, side, mesh.sheet),
-      showlegend: true, hoverinfo: "name", flatshading: false, lighting: { ambient: 0.55, diffuse: 0.7, specular: 0.1 },
+      color: `rgb(${SHEET_COLORS[mesh.sheet || OTHERS].join(",")})`, vertexcolor: shadeVertices(mesh, SHEET_COLORS[mesh.sheet || OTHERS]),
+      name: nameSheet(volume, side, mesh.sheet), showlegend: true, hoverinfo: "name",
+      lighting: { ambient: 1, diffuse: 0, specular: 0, roughness: 1, fresnel: 0 },
     }));
     const style = getComputedStyle(document.documentElement);
     const [ink, paper, line] = ["--ink", "--raised", "--line"].map((name) => style.getPropertyValue(name).trim());
@@ -56,7 +74,7 @@ async function drawSpace(volume) {
     const isNarrow = plot.clientWidth < 600;
     await window.Plotly.newPlot(plot, traces, {
       paper_bgcolor: paper, font: { color: ink }, margin: { l: 0, r: 0, t: 0, b: 0 },
-      legend: isNarrow ? { orientation: "h", y: 0, yanchor: "top", font: { size: 10 } } : { font: { size: 11 } },
+      legend: isNarrow ? { orientation: "h", y: 0, yanchor: "top", font: { size: 10 } } : { x: 0, y: 1, bgcolor: "rgba(0,0,0,0)", font: { size: 11 } },
       scene: { aspectmode: "data", xaxis: axis("x", nX), yaxis: axis("y", nY), zaxis: axis("z", nZ) },
     }, { displaylogo: false, responsive: true });
     plot.dataset.drawn = side;

@@ -253,7 +253,9 @@ class Viewer {
   fit() {
     const frame = document.getElementById("frame");
     const [rows, columns] = this.volume.size(this.axis);
-    const width = Math.min(frame.clientWidth, Math.max((0.78 * window.innerHeight * columns) / rows, 240));
+    // Heading, slider and what is told of a place stay in sight.
+    const height = Math.max(window.innerHeight - 290, 240);
+    const width = Math.min(frame.clientWidth, (height * columns) / rows);
     document.getElementById("sheet").style.width = `${Math.floor(width * this.zoom)}px`;
   }
 
