@@ -295,3 +295,18 @@ def test_numbers_as_a_person_reads_them():
         "2 h 1 min",
     ]
     assert format_count(1234567) == "1\u202f234\u202f567"
+
+
+def test_masks_and_predictions_of_other_volumes_are_told_apart(tmp_path):
+    """As in a demo: a submission of test chunks, and out-of-fold predictions of training chunks."""
+    folder = write_run(tmp_path / "run", log=False)
+    for name in ("images", "labels"):
+        (folder / name / "9.tif").write_bytes((folder / name / "7.tif").read_bytes())
+    (folder / "probabilities" / "7.npy").rename(folder / "probabilities" / "9.npy")
+    data, text = read_data(write_report(tmp_path / "page.html", folder))
+    score = vk.leaderboard_score(make_volume()[3], make_volume()[2]).score
+    made = vk.leaderboard_score(vk.make_mask(make_volume()[1]), make_volume()[2]).score
+    assert f"Score {score:.3f} mean of 1 volume " in text
+    assert re.search(rf"masks made of the probabilities volume .* 9 {made:.3f}", text)
+    assert [volume["id"] for volume in data["volumes"]] == ["7", "9"]
+    assert ["probability" in volume["layers"] for volume in data["volumes"]] == [False, True]

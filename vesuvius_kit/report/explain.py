@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from vesuvius_kit.report.html import SPACE_LIBRARY, pack_library, render_page
 from vesuvius_kit.report.parts import Parts, Places, find_parts
 from vesuvius_kit.report.scores import (
     COLUMNS,
+    SOURCES,
     Predictions,
     ScoredVolume,
     average,
     average_scores,
+    group_scores,
     read_beside,
     score_volumes,
 )
@@ -251,8 +254,11 @@ def _choose_volumes(
 ) -> list[str]:
     if volumes:
         return list(dict.fromkeys(volumes))
-    worst_first = [volume.id for volume in sorted(scored, key=lambda volume: volume.score["score"])]
-    order = [id_ for id_ in worst_first if id_ in parts.predicted] or parts.predicted
+    worst_first = sorted(scored, key=lambda volume: volume.score["score"])
+    by_source = [[volume.id for volume in worst_first if volume.source == source] for source in SOURCES]
+    # The worst of each source in turn.
+    mixed = [id_ for row in zip_longest(*by_source) for id_ in row if id_ is not None]
+    order = [id_ for id_ in mixed if id_ in parts.predicted] or parts.predicted
     # Masks are read here one after the other; only those at the front are looked at.
     shapes = [(id_, predictions.read(id_).shape) for id_ in order[:MOST_SHOWN]]
     return list(choose_shown(shapes, MOST_SHOWN, MAX_VOXELS))
@@ -337,7 +343,6 @@ def _lay_out(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """What the template shows, what the scripts read, and the packed layers."""
     parts, scored = explanation.parts, explanation.scored
-    rows = [*scored, average("mean", "", scored)] if scored else []
     blobs = {
         f"blob-{number}-{layer}": text
         for number, volume in enumerate(explanation.shown)
@@ -351,13 +356,13 @@ def _lay_out(
         "places": [str(each.folder) for each in (parts, other) if each is not None],
         "made": f"vesuvius-kit {vesuvius_kit.__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
         "other": names[1],
-        "cards": _make_cards(explanation, rows),
+        "cards": _make_cards(explanation),
         "missing": explanation.missing,
         "training": explanation.training,
         "compared": compared,
         "columns": COLUMNS,
-        "rows": rows if len(scored) > 1 else scored,
-        "scroll_rows": average_scores(scored),
+        "groups": group_scores(scored),
+        "scroll_rows": average_scores(scored) if len({row.source for row in scored}) == 1 else [],
         "baseline": explanation.baseline,
         "volumes": [volume.facts for volume in explanation.shown],
         "repairs": explanation.repairs,
@@ -382,20 +387,24 @@ def _title(parts: Parts) -> str:
     return parts.folder.resolve().name or str(parts.folder)
 
 
-def _make_cards(explanation: Explanation, rows: Sequence[ScoredVolume]) -> list[dict[str, str]]:
+def _make_cards(explanation: Explanation) -> list[dict[str, str]]:
     """The headline figures: what it is, the figure, and what to know about it."""
     cards = []
+    # The run's masks where there are some; what was made of probabilities is told below them.
+    source = next((source for source in SOURCES for row in explanation.scored if row.source == source), "")
+    rows = [row for row in explanation.scored if row.source == source]
     if rows:
-        mean, n = rows[-1], len(rows) - 1
+        mean, n = average("mean", "", rows), len(rows)
         note = f"mean of {n} volume{'s' * (n > 1)}"
         if mean.baseline is not None:
             difference = mean.score["score"] - mean.baseline["score"]
             note += f", {difference:+.3f} against {explanation.baseline}"
         cards.append({"name": "Score", "value": f"{mean.score['score']:.3f}", "note": note})
-        parts = ", ".join(f"{name.replace('_', ' ')} {mean.score[name]:.3f}" for name in COLUMNS[1:])
-        worst = min(rows[:-1], key=lambda row: row.score["score"])
+        worst = min(rows, key=lambda row: row.score["score"])
+        parts = ", ".join(f"{name.replace('_', ' ')} {worst.score[name]:.3f}" for name in COLUMNS[1:])
         where = f"{worst.id}: " if n > 1 else ""
-        cards.append({"name": "Worst volume", "value": f"{worst.score['score']:.3f}", "note": f"{where}{parts}"})
+        name = "Worst volume" if n > 1 else "Its parts"
+        cards.append({"name": name, "value": f"{worst.score['score']:.3f}", "note": f"{where}{parts}"})
     folds = explanation.training
     best = [(fold["best_score"], name, fold["best_score_epoch"]) for name, fold in folds.items() if fold["best_score"]]
     if best:

@@ -18,6 +18,12 @@ from vesuvius_kit.report.parts import Parts
 
 COLUMNS = ("score", "toposcore", "surface_dice", "voi_score")
 """The score and its parts."""
+SOURCES = {
+    "masks": "By volume",
+    "probabilities": "By volume, masks made of the probabilities",
+    "tuning": "Volumes that were tuned on",
+}
+"""Where masks come from, and the heading of their scores."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class ScoredVolume:
     """(3, 3): of components, tunnels, cavities those matched, predicted, labelled."""
     shape: tuple[int, ...] = ()
     """(z, y, x)."""
+    source: str = ""
+    """Where its mask comes from, one of `SOURCES`."""
 
 
 class Predictions:
@@ -67,6 +75,11 @@ class Predictions:
         bits = np.frombuffer(zlib.decompress(content), np.uint8)
         return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
+    def source(self, id_: str) -> str:
+        """Return where the mask of a volume comes from, one of `SOURCES`."""
+        is_made = id_ in self._parts.probabilities and (self._remake or id_ not in self._parts.masks)
+        return "probabilities" if is_made else "masks"
+
     def changes(self, id_: str) -> list[dict[str, Any]]:
         """Return what each step of the pipeline changed in a volume with a probability, as `run_pipeline` reports it."""
         if id_ not in self._changes:
@@ -75,7 +88,7 @@ class Predictions:
 
     def make(self, id_: str) -> NDArray[np.bool_]:
         """Return the mask of a volume without keeping it."""
-        if id_ in self._parts.masks and not (self._remake and id_ in self._parts.probabilities):
+        if self.source(id_) == "masks":
             return self._parts.masks[id_].read()
         mask, self._changes[id_] = run_pipeline(self._parts.read_probability(id_), self._pipeline, report=True)
         return mask
@@ -123,6 +136,7 @@ def score_volumes(
                 None if baseline is None else _to_row(leaderboard_score(baseline, label)),
                 result.topo_counts.tolist(),
                 prediction.shape,
+                predictions.source(id_),
             )
         )
     return scored
@@ -143,6 +157,16 @@ def average_scores(scored: Sequence[ScoredVolume]) -> list[ScoredVolume]:
         average(f"{len(volumes)} volume{'s' * (len(volumes) > 1)}", scroll or "unknown", volumes)
         for scroll, volumes in sorted(scrolls.items())
     ]
+
+
+def group_scores(scored: Sequence[ScoredVolume]) -> list[tuple[str, list[ScoredVolume]]]:
+    """Return heading and rows of each source, with the mean as the last row where there are several volumes."""
+    groups = []
+    for source, heading in SOURCES.items():
+        rows = [volume for volume in scored if volume.source == source]
+        if rows:
+            groups.append((heading, [*rows, average("mean", "", rows)] if len(rows) > 1 else rows))
+    return groups
 
 
 def average(id_: str, scroll: str, volumes: Sequence[ScoredVolume]) -> ScoredVolume:

@@ -16,10 +16,11 @@ def describe_tuning(tuning: Mapping[str, Any]) -> dict[str, Any]:
         It is not what `tune` writes.
     """
     try:
+        settings = dict(tuning["tuned"].get("settings", {}))
         estimate = tuning.get("estimate") or {}
         return {
             "score": float(tuning["tuned"]["score"]),
-            "settings": dict(tuning["tuned"].get("settings", {})),
+            "settings": settings,
             "baselines": sorted(
                 ((str(k), float(v)) for k, v in tuning.get("baselines", {}).items()), key=lambda row: -row[1]
             ),
@@ -42,7 +43,10 @@ def describe_tuning(tuning: Mapping[str, Any]) -> dict[str, Any]:
             "best_by_part": [
                 {
                     "part": str(row["part"]),
-                    "settings": dict(row.get("settings", {})),
+                    # What differs from the tuned settings: the rest stands above.
+                    "settings": {
+                        name: value for name, value in row.get("settings", {}).items() if settings.get(name) != value
+                    },
                     **{name: _number(row.get(name)) for name in COLUMNS},
                 }
                 for row in tuning.get("best_by_part", [])
@@ -64,6 +68,7 @@ def list_volumes(tuning: Mapping[str, Any]) -> list[ScoredVolume]:
             str(row.get("scroll", "")),
             {name: float(row["tuned"][name]) for name in COLUMNS},
             {name: float(row["baseline"][name]) for name in COLUMNS},
+            source="tuning",
         )
         for id_, row in sorted(tuning.get("volumes", {}).items())
     ]
