@@ -51,6 +51,15 @@ def test_above_counts_from_the_other_parameter(tmp_path):
     assert space.defaults("raw", ["a"])["raw.hysteresis_threshold.t_high"] == 0.0
 
 
+def test_a_parameter_may_follow_another_without_being_searched():
+    space = load_space()
+    name = "sheet_repair.hysteresis_threshold"
+    assert f"{name}.t_high" not in space.parameters("sheet_repair", ["a"])
+    values = {**space.defaults("sheet_repair", ["a"]), f"{name}.t_low": 0.62}
+    step = next(step for step in space.candidate(values, ["a"]).steps if step.name == "hysteresis_threshold")
+    assert step.parameters == {"t_low": 0.62, "t_high": 0.62}
+
+
 def test_a_step_can_be_left_out(tmp_path):
     space = load_space(write_space(tmp_path, "pipelines: {public: {close_cylinder: [true, false]}}"))
     values = {**space.defaults("public", ["a"]), "public.close_cylinder": False}

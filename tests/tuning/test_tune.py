@@ -115,6 +115,34 @@ def test_one_process_repeats_itself(case, tmp_path):
     assert (first.settings, first.slices) == (second.settings, second.slices)
 
 
+def test_what_gains_nothing_on_unknown_scrolls_is_not_written(case, tmp_path):
+    """Two scrolls of opposite thresholds: what is right for one empties the other, which the presets do not."""
+    rng = np.random.default_rng(2)
+    (tmp_path / "p").mkdir()
+    for number, chunk in enumerate(vk.Competition(case / "data").train[:4]):
+        label, noise = vk.read_volume(chunk.label_path), rng.random((EDGE, EDGE, EDGE))
+        surface, background = (0.95, 0.75) if number < 2 else (0.6, 0.1)
+        probability = np.where(label == 1, surface - 0.05 * noise, background * noise)
+        np.save(tmp_path / "p" / f"{chunk.id}.npy", probability.astype(np.float16))
+    (tmp_path / "space.yaml").write_text(
+        "pipelines: {raw: {hysteresis_threshold.t_low: {low: 0.5, high: 0.8, step: 0.3},"
+        " hysteresis_threshold.t_high: {low: 0, high: 0, above: hysteresis_threshold.t_low}}}"
+    )
+    words = {"space": tmp_path / "space.yaml", "trials": 4, "processes": 1}
+    tuning = vk.tune(tmp_path / "p", case / "data", tmp_path / "t", **words)
+    assert tuning.estimate is not None
+    assert tuning.estimate.gain < 0
+    assert tuning.is_preset
+    preset = max(tuning.baselines, key=lambda name: tuning.baselines[name])
+    assert load_pipeline(tuning.folder / "pipeline.yaml") == load_pipeline(preset)
+    assert f"pipeline.yaml is {preset} as it is" in tuning.to_text()
+    found = vk.tune(tmp_path / "p", case / "data", tmp_path / "t", estimate=False, **words)
+    assert not found.is_preset
+    assert load_pipeline(found.folder / "pipeline.yaml")[0].parameters["t_low"] == found.settings[
+        "raw.hysteresis_threshold.t_low"
+    ]  # fmt: skip
+
+
 def test_with_one_scroll_the_gain_on_others_is_not_known(case, tmp_path):
     scroll = vk.Competition(case / "data").train[0].scroll_id
     (tmp_path / "p").mkdir()

@@ -43,6 +43,11 @@ class Range:
     above: str | None = None
     """The parameter of the same pipeline, ``step.parameter``, that the number is added to."""
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to choose: a number that follows another parameter."""
+        return self.low == self.high
+
     def distribution(self) -> "BaseDistribution":
         """Return the range as Optuna has it."""
         from optuna.distributions import FloatDistribution, IntDistribution
@@ -127,7 +132,11 @@ class Space:
         """Return what is searched under one pipeline, by the names of `Values`."""
         own = self.branches[pipeline].parameters
         return {
-            **{f"{pipeline}.{name}": parameter for name, parameter in own.items()},
+            **{
+                f"{pipeline}.{name}": parameter
+                for name, parameter in own.items()
+                if not (isinstance(parameter, Range) and parameter.is_fixed)
+            },
             **({f"{WEIGHTS}.{group}": self.weights for group in groups} if len(groups) > 1 else {}),
         }
 
@@ -176,7 +185,11 @@ class Space:
         given: dict[str, dict[str, Value]] = {step.name: {} for step in branch.steps}
         dropped: set[str] = set()
         for name, parameter in branch.parameters.items():
-            value, (step, dot, key) = values[f"{pipeline}.{name}"], name.partition(".")
+            step, dot, key = name.partition(".")
+            if isinstance(parameter, Range) and parameter.is_fixed:
+                value: Value = parameter.low
+            else:
+                value = values[f"{pipeline}.{name}"]
             if not dot:
                 if not value:
                     dropped.add(step)
@@ -296,7 +309,9 @@ def _read_parameter(entry: Any, kind: Any, where: str) -> Range | Choice:
         raise InputValueError(f"{where} must have {'whole ' if kind is int else ''}numbers, got {entry!r}")
     if not isinstance(log, bool) or not (above is None or isinstance(above, str)):
         raise InputValueError(f"{where} must have true or false as log, and step.parameter as above, got {entry!r}")
-    if not low < high or (step is not None and not 0 < step <= high - low) or (log and (low <= 0 or step is not None)):
+    follows = low == high and above is not None and step is None
+    fits = step is None or 0 < step <= high - low
+    if not ((low < high and fits) or follows) or (log and (low <= 0 or step is not None)):
         raise InputValueError(
             f"{where} must have low < high, a step that fits between, and for log a low above 0 and no step, got {entry!r}"
         )

@@ -65,6 +65,8 @@ class Tuning:
     """The parameters that were searched, as they were chosen."""
     baselines: dict[str, float]
     """Mean score of each preset it is compared with."""
+    is_preset: bool
+    """Whether ``pipeline.yaml`` is the better preset as it is, since what the search finds gains nothing on unknown scrolls."""
     estimate: Estimate | None
     """The gain on scrolls that the search did not see; None when it was not asked for, or with a single scroll."""
     cautions: list[str]
@@ -229,9 +231,13 @@ def tune(
             for scroll, own in left_out_best.items()
         }
         found = estimate_gain(reference, pairs, seed)
-        cautions = found.cautions
+        cautions = list(found.cautions)
     elif estimate:
         cautions = ["all volumes are of one scroll: nobody knows what the gain is on others"]
+    if is_preset := found is not None and found.gain <= 0:
+        cautions.append(
+            f"{PIPELINE_FILE} is {reference} as it is; --skip-estimate writes what the search found all the same"
+        )
     pipeline = str(ranked[0].params["pipeline"])
     tuning = Tuning(
         folder,
@@ -239,6 +245,7 @@ def tune(
         run.mean(best, order),
         dict(ranked[0].params),
         means,
+        is_preset,
         found,
         cautions,
         rank_parameters(study, chosen_space, pipeline, groups),
@@ -365,13 +372,16 @@ def _write(
     tuning: Tuning, best: Candidate, baseline: Candidate, held_out: HeldOut, run: _Run, history: list[list[Any]]
 ) -> None:
     """Write what submission takes, and the figures."""
-    head = f"# {tuning.pipeline}, tuned: {tuning.score:.3f} on {len(held_out.volumes)} volumes.\n"
+    taken = baseline if tuning.is_preset else best
+    what = "as it is" if tuning.is_preset else "tuned"
+    score = run.mean(taken, list(held_out.volumes))
+    head = f"# {taken.pipeline}, {what}: {score:.3f} on {len(held_out.volumes)} volumes.\n"
     steps = [
-        f"- {name}: {yaml.safe_dump(own, default_flow_style=True, width=1000).strip()}" for name, own in best.steps
+        f"- {name}: {yaml.safe_dump(own, default_flow_style=True, width=1000).strip()}" for name, own in taken.steps
     ]
     with write_atomically(tuning.folder / PIPELINE_FILE) as stream:
         stream.write(head + "\n".join(steps) + "\n")
-    weights = _weights_of_networks(best, held_out)
+    weights = _weights_of_networks(taken, held_out)
     with write_atomically(tuning.folder / TUNED_FILE) as stream:
         if weights:
             # Quoted: of a digest such as 12e4 YAML would make a number.
@@ -382,6 +392,7 @@ def _write(
         "format": 1,
         "metric": PARTS[0],
         "tuned": {"score": tuning.score, "settings": best.settings()},
+        "is_preset": tuning.is_preset,
         "baselines": tuning.baselines,
         "estimate": None if tuning.estimate is None else asdict(tuning.estimate),
         "cautions": tuning.cautions,
