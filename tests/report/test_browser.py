@@ -283,6 +283,18 @@ def test_n_and_p_step_through_the_errors(wide):
     assert wide.page.locator("#error-lists tr.chosen").get_attribute("data-error") == str(n - 1)
 
 
+def test_the_overlaps_of_the_sheets_are_listed(wide):
+    wide.page.locator("summary", has_text="Which sheets overlap").click()
+    rows = (
+        wide.page.locator("#error-lists details", has_text="Which sheets overlap")
+        .last.locator("tbody tr")
+        .all_inner_texts()
+    )
+    # The first sheet is the one that the bridge made of two.
+    assert re.match(r"1\s+\d+\s+\d \(\d+\), \d \(\d+\)$", rows[0])
+    assert rows[-1].endswith("none") or len(rows) == 3
+
+
 def test_marks_can_be_switched_off(wide):
     wide.turn(0, CAVITY[0])
     assert wide.page.locator("#marks circle").count() >= 1

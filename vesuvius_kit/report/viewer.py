@@ -91,6 +91,7 @@ def pack_volume(volume: ViewedVolume, max_bytes: int) -> PackedVolume:
         facts["seams"] = [vars(seam) for seam in sheets.seams]
         facts["overlaps"] = [row for row in sheets.overlaps if max(row[:2]) < OTHERS]
         facts["sheets"] = {"prediction": sheets.sizes[0][:OTHERS], "label": sheets.sizes[1][:OTHERS]}
+        facts["n_sheets"] = [len(sizes) for sizes in sheets.sizes]
     facts["meshes"] = {}
     for side, numbers in (("prediction", prediction_sheets), ("label", label_sheets)):
         if numbers is not None and numbers.any():

@@ -68,6 +68,21 @@ function showErrors(viewer, volume) {
     lists.append(make("details", { open: total <= 12 || group === groups[0] }, make("summary", {}, `${group.title}: ${total}${more}`),
       make("div", { class: "wide", tabindex: "0", role: "region", "aria-label": group.title }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)))));
   }
+  lists.append(listOverlaps(volume.facts));
+}
+
+// Which predicted sheets lie on which labelled ones, the largest first.
+function listOverlaps(facts) {
+  const sizes = facts.sheets.prediction;
+  const met = new Map();
+  for (const [predicted, labelled, voxels] of facts.overlaps || []) met.set(predicted, [...(met.get(predicted) || []), [labelled, voxels]]);
+  const rows = sizes.slice(0, MOST_ROWS).map((size, k) => {
+    const others = (met.get(k + 1) || []).map(([labelled, voxels]) => `${labelled} (${voxels})`);
+    return make("tr", {}, make("th", { scope: "row" }, String(k + 1)), make("td", { class: "number" }, String(size)), make("td", {}, others.join(", ") || "none"));
+  });
+  const head = make("tr", {}, make("th", { scope: "col" }, "predicted sheet"), make("th", { scope: "col", class: "number" }, "voxels"), make("th", { scope: "col" }, "labelled sheets in it (voxels)"));
+  return make("details", {}, make("summary", {}, `Which sheets overlap: ${facts.n_sheets[0]} predicted, ${facts.n_sheets[1]} labelled`),
+    make("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Which sheets overlap" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows))));
 }
 
 function markChosen(volume, error) {
