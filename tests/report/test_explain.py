@@ -306,7 +306,7 @@ def test_masks_and_predictions_of_other_volumes_are_told_apart(tmp_path):
     data, text = read_data(write_report(tmp_path / "page.html", folder))
     score = vk.leaderboard_score(make_volume()[3], make_volume()[2]).score
     made = vk.leaderboard_score(vk.make_mask(make_volume()[1]), make_volume()[2]).score
-    assert f"Score {score:.3f} mean of 1 volume " in text
+    assert f"Score {score:.3f} mean of 1 volume: " in text
     assert re.search(rf"masks made of the probabilities volume .* 9 {made:.3f}", text)
     assert [volume["id"] for volume in data["volumes"]] == ["7", "9"]
     assert ["probability" in volume["layers"] for volume in data["volumes"]] == [False, True]

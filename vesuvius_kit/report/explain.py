@@ -399,12 +399,11 @@ def _make_cards(explanation: Explanation) -> list[dict[str, str]]:
         if mean.baseline is not None:
             difference = mean.score["score"] - mean.baseline["score"]
             note += f", {difference:+.3f} against {explanation.baseline}"
-        cards.append({"name": "Score", "value": f"{mean.score['score']:.3f}", "note": note})
-        worst = min(rows, key=lambda row: row.score["score"])
-        parts = ", ".join(f"{name.replace('_', ' ')} {worst.score[name]:.3f}" for name in COLUMNS[1:])
-        where = f"{worst.id}: " if n > 1 else ""
-        name = "Worst volume" if n > 1 else "Its parts"
-        cards.append({"name": name, "value": f"{worst.score['score']:.3f}", "note": f"{where}{parts}"})
+        cards.append({"name": "Score", "value": f"{mean.score['score']:.3f}", "note": f"{note}: {_tell_parts(mean)}"})
+        if n > 1:
+            worst = min(rows, key=lambda row: row.score["score"])
+            note = f"{worst.id}: {_tell_parts(worst)}"
+            cards.append({"name": "Worst volume", "value": f"{worst.score['score']:.3f}", "note": note})
     folds = explanation.training
     best = [(fold["best_score"], name, fold["best_score_epoch"]) for name, fold in folds.items() if fold["best_score"]]
     if best:
@@ -413,9 +412,8 @@ def _make_cards(explanation: Explanation) -> list[dict[str, str]]:
     if folds:
         verdicts = sorted({fold["verdict"] for fold in folds.values()})
         epochs = sum(fold["epochs"] for fold in folds.values())
-        cards.append(
-            {"name": "Training", "value": ", ".join(verdicts), "note": f"{epochs} epochs in {len(folds)} folds"}
-        )
+        note = f"{epochs} epochs" + (f" in {len(folds)} folds" if len(folds) > 1 else "")
+        cards.append({"name": "Training", "value": ", ".join(verdicts), "note": note})
     if explanation.tuning:
         estimate = explanation.tuning["estimate"]
         if estimate["gain"] is not None:
@@ -427,11 +425,13 @@ def _make_cards(explanation: Explanation) -> list[dict[str, str]]:
             merged = sum(seam.kind == "merged" for seam in volume.sheets.seams)
             split = sum(seam.kind == "split" for seam in volume.sheets.seams)
             tunnels = volume.unmatched.counts["prediction"]["tunnel"]
-            note = (
-                f"tunnels too many in volume {volume.facts['id']}; sheets merged at {merged} places, split at {split}"
-            )
-            cards.append({"name": "Topology", "value": str(tunnels), "note": note})
+            note = f"in volume {volume.facts['id']}; places where sheets merged: {merged}, split: {split}"
+            cards.append({"name": "Tunnels too many", "value": str(tunnels), "note": note})
     return cards
+
+
+def _tell_parts(row: ScoredVolume) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {row.score[name]:.3f}" for name in COLUMNS[1:])
 
 
 def _list_summary(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
