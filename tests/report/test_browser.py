@@ -506,3 +506,21 @@ def test_a_chunk_of_the_competition_fits_and_shows_at_once(browser, tmp_path):
     assert layers == ["image", "probability", "prediction", "label", "errors"]
     # The best of three: other programs share the machine.
     assert min(seconds) < 2, seconds
+
+
+def test_names_with_signs_of_html_stay_names(browser, tmp_path):
+    name = "<img src=x onerror=alert(1)>&'"
+    run = tmp_path / "run"
+    (run / "masks").mkdir(parents=True)
+    vk.write_volume(run / "masks" / f"{name}.tif", make_volume()[3].astype(np.uint8))
+    page = browser.new_page()
+    complaints = []
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(write_report(tmp_path / "report.html", run).as_uri())
+    page.wait_for_function("document.querySelector('#slice').dataset.drawn")
+    assert page.locator("#volume option").inner_text() == name
+    assert name in page.locator("#error-lists").inner_text()
+    assert page.locator("img").count() == 0
+    assert complaints == []
+    page.close()

@@ -310,3 +310,11 @@ def test_masks_and_predictions_of_other_volumes_are_told_apart(tmp_path):
     assert re.search(rf"masks made of the probabilities volume .* 9 {made:.3f}", text)
     assert [volume["id"] for volume in data["volumes"]] == ["7", "9"]
     assert ["probability" in volume["layers"] for volume in data["volumes"]] == [False, True]
+
+
+def test_figures_of_a_run_without_errors(tmp_path):
+    folder = write_run(tmp_path / "run", log=False, probabilities=False)
+    write_volume(folder / "masks" / "7.tif", (make_volume()[2] == 1).astype(np.uint8))
+    _, text = read_data(write_report(tmp_path / "page.html", folder, figures=tmp_path / "figures"))
+    assert "Tunnels too many 0 in volume 7; places where sheets merged: 0, split: 0" in text
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["errors.png", "scores.png"]
