@@ -112,6 +112,17 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
+@given(st.integers(0, 1000))
+def test_what_is_varied_differs_in_one_or_two_parameters_and_runs(seed):
+    space, rng = load_space(), random.Random(seed)
+    values = space.draw(rng, GROUPS)
+    varied = space.vary(values, rng, GROUPS)
+    assert set(varied) == set(values)
+    assert sum(varied[name] != values[name] for name in values) <= 2
+    assert varied["pipeline"] == values["pipeline"]
+    try_pipeline(space.candidate(varied, GROUPS).steps)
+
+
 @given(st.floats(-1e6, 1e6), st.integers(0, 5))
 def test_the_nearest_number_lies_in_the_range(value, seed):
     ranges = [

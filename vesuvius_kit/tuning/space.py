@@ -69,6 +69,15 @@ class Range:
             number = round(self.low + round((number - self.low) / self.step) * self.step, _DIGITS)
         return round(number) if self.is_integer else number
 
+    def beside(self, value: Value, rng: random.Random) -> Value:
+        """Return another number near one: a step or two away, or up to a sixth of the range."""
+        number = _as_number(value)
+        if self.log:
+            reach = math.log(self.high / self.low) / 6
+            return self.nearest(number * math.exp(rng.uniform(-reach, reach)))
+        reach = 2 * self.step if self.step is not None else (self.high - self.low) / 6
+        return self.nearest(number + rng.uniform(-reach, reach))
+
     def spread(self, count: int) -> list[Value]:
         """Return up to so many numbers that are evenly spread over the range, ends included."""
         shares = [k / (count - 1) for k in range(count)]
@@ -99,6 +108,10 @@ class Choice:
     def nearest(self, value: object) -> Value:
         """Return the value itself where it is one of them, else the first."""
         return next((own for own in self.values if own == value and type(own) is type(value)), self.values[0])
+
+    def beside(self, value: Value, rng: random.Random) -> Value:
+        """Return any of the values."""
+        return rng.choice(self.values)
 
     def spread(self, count: int) -> list[Value]:
         """Return all values, however many."""
@@ -163,6 +176,12 @@ class Space:
         pipeline = rng.choice(list(self.branches))
         drawn = {name: parameter.draw(rng) for name, parameter in self.parameters(pipeline, groups).items()}
         return {PIPELINE: pipeline, **drawn}
+
+    def vary(self, values: Values, rng: random.Random, groups: Sequence[str]) -> Values:
+        """Return choices that differ from some in one or two parameters, and not by much."""
+        parameters = self.parameters(str(values[PIPELINE]), groups)
+        names = rng.sample(sorted(parameters), min(len(parameters), rng.choice((1, 1, 2))))
+        return {**values, **{name: parameters[name].beside(values[name], rng) for name in names}}
 
     def defaults(self, pipeline: str, groups: Sequence[str]) -> Values:
         """Return what a pipeline has by itself, as near as the space comes to it, with equal weights."""
