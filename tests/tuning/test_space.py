@@ -87,7 +87,10 @@ def test_a_pipeline_may_lie_beside_the_space(tmp_path):
         ("pipelines: {raw: {hysteresis_threshold.t_lo: [0.1]}}", "must have a parameter among t_low, t_high, got"),
         ("pipelines: {raw: {hysteresis_threshold.probability: [0.1]}}", "must have a parameter among t_low, t_high, got"),
         ("pipelines: {raw: {close_ball.radius: {low: 1, high: 2}}}", "must name a step that the pipeline has once"),
-        ("pipelines: {raw: {hysteresis_threshold: [true, false]}}", "step"),
+        ("pipelines: {raw: {hysteresis_threshold: [true, false]}}", "raw without hysteresis_threshold must be a list of steps"),
+        ("pipelines: {public: {close_cylinder.z_radius: [0.5, true]}}", "whole numbers, got 0.5"),
+        ("pipelines: {public: {close_cylinder: [true, false], close_cylinder.z_radius: {low: 0, high: 2, above:"
+         " close_cylinder}}}", "above a range"),
         ("pipelines: {public: {close_cylinder: [true]}}", "must be [true, false]"),
         ("pipelines: {public: {close_cylinder.z_radius: {low: 0.5, high: 2}}}", "must have whole numbers"),
         ("pipelines: {raw: {hysteresis_threshold.t_low: {low: 0.5, high: 0.2}}}", "low < high"),
@@ -102,7 +105,7 @@ def test_a_pipeline_may_lie_beside_the_space(tmp_path):
         ("pipelines: {sheet_repair: {trace_ridges.axial: {low: 0, high: 1}}}", "must have a list of choices"),
         ("pipelines: {raw: }\nweights: [1, 2]", "must be a range"),
         ("pipelines: {raw: }\nweights: {low: -1, high: 1}", "at least 0"),
-        ("pipelines: {raw: }\npipelines: {raw: }", "pipelines"),
+        ("pipelines: {raw: }\npipelines: {raw: }", "given once"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_in_one_line(tmp_path, text, message):

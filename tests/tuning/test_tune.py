@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from vesuvius_kit.io.volume import write_volume
 from vesuvius_kit.postprocess.pipeline import load_pipeline
 from vesuvius_kit.tuning.score_log import PARTS
 from vesuvius_kit.tuning.search import complete_trials, count_finished, open_journal, valued_trials
+from vesuvius_kit.tuning.space import load_space
 
 EDGE = 24
 SPACE = """
@@ -79,9 +82,10 @@ def test_it_finds_the_threshold_and_writes_what_submission_takes(case, tmp_path)
         plain = vk.leaderboard_score(mask, vk.read_volume(case / "data" / "train_labels" / f"{id_}.tif"))
         assert row["tuned"] == pytest.approx({part: getattr(plain, part) for part in PARTS}, abs=1e-6)
 
-    # The optimum stands in its slice, and nothing in a slice is better than it by more than the search may have missed.
+    # The optimum stands in its slice with its own score, and no value beside it is better.
     for name, points in tuning.slices.items():
-        assert any(value == tuning.settings[name] for value, _ in points)
+        assert dict(points)[tuning.settings[name]] == pytest.approx(tuning.score)
+        assert max(score for _, score in points) == pytest.approx(tuning.score)
     text = tuning.to_text()
     assert "hysteresis_threshold.t_low" in text
     assert f"submit --tuned {tuning.folder}" in text
@@ -244,8 +248,76 @@ def test_what_cannot_be_used_is_one_line(case, tmp_path, capsys):
     assert "got (4, 5, 6)" in refused("--predictions", tmp_path / "shape")
     (tmp_path / "space.yaml").write_text("pipelines: {raw: {hysteresis_threshold.t_lo: [0.1]}}")
     assert "t_lo" in refused("--predictions", own, "--space", tmp_path / "space.yaml")
-    assert "--data" not in refused("--predictions", own, "--trials", "0")
+    assert "trials must be" in refused("--predictions", own, "--trials", "0")
+    assert "seed must be" in refused("--predictions", own, "--seed", "-1")
+    (tmp_path / "unfinished" / "run").mkdir(parents=True)
+    (tmp_path / "unfinished" / "run" / "settings.json").write_text("{}")
+    assert "without out_of_fold.json" in refused("--predictions", tmp_path / "unfinished")
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "pipeline.yaml").write_text("- raw")
+    assert "somebody else's" in refused("--predictions", own)
+    (tmp_path / "t" / "pipeline.yaml").unlink()
     assert not (tmp_path / "t").exists() or not list((tmp_path / "t").glob("*.yaml"))
+
+
+def test_a_journal_that_is_damaged_is_one_line(case, tmp_path):
+    tune(case, tmp_path / "t", trials=2)
+    (tmp_path / "t" / "journal.log").write_text("{torn\n{}\n")
+    with pytest.raises(InputError, match=r"journal.*--fresh"):
+        tune(case, tmp_path / "t", trials=3)
+
+
+def test_scrolls_that_changed_are_another_search(case, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(case / "data", data)
+    words = {"space": case / "space.yaml", "trials": 2, "processes": 1, "estimate": False}
+    vk.tune(case / "probabilities", data, tmp_path / "t", **words)
+    table = (data / "train.csv").read_text()
+    (data / "train.csv").write_text(table.replace("100,0", "100,1"))
+    with pytest.raises(InputError, match="scrolls"):
+        vk.tune(case / "probabilities", data, tmp_path / "t", **words)
+
+
+def test_weights_that_no_file_can_name_are_a_caution(case, tmp_path):
+    shutil.copytree(case / "probabilities", tmp_path / "other")
+    folders = [case / "probabilities", tmp_path / "other"]
+    tuning = vk.tune(folders, case / "data", tmp_path / "t", trials=4, estimate=False, processes=1)
+    assert any("cannot name" in caution for caution in tuning.cautions)
+    assert "weights" not in (tmp_path / "t" / "tuned.yaml").read_text()
+
+
+def test_weights_of_groups_that_share_no_volume_are_not_searched(case, tmp_path):
+    for number, path in enumerate(sorted((case / "probabilities").iterdir())):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        (tmp_path / "ab"[number % 2] / path.name).symlink_to(path)
+    words = {"space": case / "space.yaml", "trials": 4, "processes": 1, "estimate": False}
+    tuning = vk.tune([tmp_path / "a", tmp_path / "b"], case / "data", tmp_path / "t", **words)
+    assert not [name for name in tuning.settings if name.startswith("weights.")]
+
+
+def test_what_a_killed_process_had_under_way_is_tried_again(case, tmp_path):
+    tune(case, tmp_path / "t", trials=3)
+    space, rng = load_space(case / "space.yaml"), random.Random(0)
+    drawn = [space.draw(rng, []) for _ in range(9)]  # with which every search begins
+    done = [trial.params for trial in valued_trials(open_study(tmp_path / "t"))]
+    lost = next(values for values in reversed(drawn) if values not in done)
+    study = open_study(tmp_path / "t")
+    study.enqueue_trial(dict(lost))
+    trial = study.ask()
+    candidate = space.candidate(space.suggest(trial, []), ["probabilities"])
+    trial.set_user_attr("candidate", candidate.digest)  # and is killed
+    tune(case, tmp_path / "t", trials=16)
+    assert lost in [trial.params for trial in valued_trials(open_study(tmp_path / "t"))]
+
+
+@pytest.mark.long
+def test_a_lock_that_a_kill_left_is_taken_off(case, tmp_path, monkeypatch):
+    """With a folder named from where the command is given, as by default; the lock counts as left after half a minute."""
+    monkeypatch.chdir(tmp_path)
+    tune(case, "t", trials=2)
+    (tmp_path / "t" / "journal.log.lock").symlink_to(tmp_path / "t" / "journal.log")
+    tune(case, "t", trials=4)
+    assert count_finished(open_study(tmp_path / "t")) == 4
 
 
 def start(case, output, trials):

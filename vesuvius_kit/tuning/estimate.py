@@ -1,5 +1,6 @@
 """What a search is worth on scrolls that it did not see, and how sure that is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -12,8 +13,9 @@ from vesuvius_kit.checks import InputValueError
 
 LEVEL = 0.9
 _RESAMPLES = 10_000
-# Share of the gain that one scroll of several may have before it is said.
-_MOST_OF_ONE = 2 / 3
+_FEWEST_TO_RESAMPLE = 4  # scrolls
+# Share of the gain that must be left without any one scroll.
+_LEAST_WITHOUT = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def estimate_gain(
 
     The interval is a bootstrap in two stages, scrolls and then volumes within them (Davison and Hinkley, *Bootstrap Methods and
     their Application*, 1997, 3.8), at percentiles expanded for the small number of scrolls (Hesterberg, "What Teachers Should
-    Know about the Bootstrap", 2015).
+    Know about the Bootstrap", 2015). With two or three scrolls, of which nothing can be drawn that lies beyond what was seen,
+    it is Student's, of the scrolls' means.
 
     Parameters
     ----------
@@ -64,12 +67,7 @@ def estimate_gain(
         raise InputValueError(f"scrolls must be at least 2, each with a volume, got {len(scrolls)}")
     gains = {scroll: np.array([tuned - base for base, tuned in pairs]) for scroll, pairs in scrolls.items()}
     gain = float(np.concatenate(list(gains.values())).mean())
-    drawn = resample(list(gains.values()), np.random.default_rng(seed))
-    count = len(gains)
-    # Of so few scrolls the plain percentiles are too narrow: as wide as Student's interval of as many values would be.
-    widened = np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1)
-    tail = NormalDist().cdf(-float(widened))
-    low, high = (float(value) for value in np.quantile(drawn, (tail, 1 - tail)))
+    low, high = _find_interval(list(gains.values()), gain, level, seed)
     means = {
         scroll: ScrollGain(
             len(pairs), float(np.mean([base for base, _ in pairs])), float(np.mean([t for _, t in pairs]))
@@ -77,6 +75,17 @@ def estimate_gain(
         for scroll, pairs in scrolls.items()
     }
     return Estimate(baseline, gain, low, high, level, means, _find_cautions(gains, gain, low, high, level))
+
+
+def _find_interval(gains: Sequence[NDArray[np.float64]], gain: float, level: float, seed: int) -> tuple[float, float]:
+    count = len(gains)
+    width = float(stats.t.ppf((1 + level) / 2, count - 1))
+    if count < _FEWEST_TO_RESAMPLE:
+        reach = width * float(np.std([own.mean() for own in gains], ddof=1)) / math.sqrt(count)
+        return gain - reach, gain + reach
+    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * width)
+    low, high = np.quantile(resample(gains, np.random.default_rng(seed)), (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def resample(groups: Sequence[NDArray[np.float64]], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -101,9 +110,11 @@ def _find_cautions(
         cautions.append(
             f"the gain of {gain:+.3f} lies within its own uncertainty: from {low:+.3f} to {high:+.3f} ({level:.0%})"
         )
-    total = sum(float(own.sum()) for own in gains.values())
-    first = max(gains, key=lambda scroll: float(gains[scroll].sum()))
-    rest = np.concatenate([own for scroll, own in gains.items() if scroll != first])
-    if gain > 0 and float(gains[first].sum()) > _MOST_OF_ONE * total and gain > 1e-9:
-        cautions.append(f"the gain rests on scroll {first}: without it, it is {float(rest.mean()):+.3f}")
+    without = {
+        scroll: float(np.concatenate([own for other, own in gains.items() if other != scroll]).mean())
+        for scroll in gains
+    }
+    first = min(without, key=lambda scroll: without[scroll])
+    if gain > 0 and without[first] < _LEAST_WITHOUT * gain:
+        cautions.append(f"the gain rests on scroll {first}: without it, it is {without[first]:+.3f}")
     return cautions

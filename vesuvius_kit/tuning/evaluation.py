@@ -24,7 +24,8 @@ class Evaluator:
     def __init__(self, volumes: Mapping[str, HeldOutVolume], log: ScoreLog, cache_bytes: int) -> None:
         self._volumes = volumes
         self._log = log
-        self._kept = _Cache(cache_bytes)
+        # What is read has a room of its own, which results of steps do not take.
+        self._read, self._made = _Cache(cache_bytes // 2), _Cache(cache_bytes // 2)
 
     def score(self, candidate: Candidate, volume: str) -> VolumeScore:
         """Return the score of a candidate on a volume, from the log where it has it.
@@ -40,8 +41,8 @@ class Evaluator:
             return known
         started = time.perf_counter()
         own = self._volumes[volume]
-        label: NDArray[Any] = self._kept.get(("label", volume), own.read_label)
-        carried: Carried = self._kept.get(
+        label: NDArray[Any] = self._read.get(("label", volume), own.read_label)
+        carried: Carried = self._made.get(
             ("mean", volume, candidate.weights), lambda: self._mean(own, candidate, label)
         )
         read = time.perf_counter()
@@ -62,17 +63,19 @@ class Evaluator:
         mean: NDArray[np.float32] | None = None
         for group, share in shares.items():
             read = partial(volume.read_probability, group, label)
-            probability: NDArray[np.float32] = self._kept.get(("probability", volume.id, group), read)
+            probability: NDArray[np.float32] = self._read.get(("probability", volume.id, group), read)
             part = probability if len(shares) == 1 else probability * np.float32(share / total)
             mean = part if mean is None else mean + part
         assert mean is not None
-        return start_pipeline(np.minimum(mean, np.float32(1.0)))
+        # A sum of shares may round to a little more than one.
+        return start_pipeline(mean if len(shares) == 1 else np.minimum(mean, np.float32(1.0)))
 
     def _repair(self, candidate: Candidate, volume: str, carried: Carried) -> NDArray[np.bool_]:
         steps = candidate.steps
-        for number, step in enumerate(steps, 1):
-            key = ("steps", volume, candidate.weights, json.dumps(steps[:number]))
-            carried = self._kept.get(key, partial(run_step, carried, step, number), carried)
+        keys = [("steps", volume, candidate.weights, json.dumps(steps[:number])) for number in range(1, len(steps) + 1)]
+        done = max((number for number, key in enumerate(keys, 1) if key in self._made), default=0)
+        for number, step in enumerate(steps[max(done - 1, 0) :], max(done, 1)):
+            carried = self._made.get(keys[number - 1], partial(run_step, carried, step, number), carried)
         if carried.mask is None:
             raise InputValueError(f"pipeline {candidate.pipeline} must have a step that makes a mask, got none")
         return carried.mask
@@ -85,6 +88,9 @@ class _Cache:
         self._most = most_bytes
         self._bytes = 0
         self._entries: OrderedDict[tuple[Any, ...], tuple[Any, int]] = OrderedDict()
+
+    def __contains__(self, key: tuple[Any, ...]) -> bool:
+        return key in self._entries
 
     def get(self, key: tuple[Any, ...], make: Callable[[], Any], before: Carried | None = None) -> Any:
         """Return the entry of a key, made where it is not there; arrays of ``before`` take no room of their own."""

@@ -12,6 +12,9 @@ from vesuvius_kit.tuning.space import PIPELINE, WEIGHTS, Range, Space, Values
 if TYPE_CHECKING:
     from optuna.study import Study
 
+FEWEST_TRIALS = 20
+SLICE_VOLUMES = 12
+"""Volumes, at most, on which the values of a parameter are compared."""
 SLICE_POINTS = 5
 """Values of a parameter that are looked at across its range, beside the optimum and its neighbours."""
 FLAT = 0.005
@@ -22,13 +25,14 @@ def rank_parameters(study: "Study", space: Space, pipeline: str, groups: Sequenc
     """Return the share of each parameter of a pipeline in what tells good trials from others, greatest first.
 
     PED-ANOVA (Watanabe et al., "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces", IJCAI
-    2023), over the trials of that pipeline. Empty where there are too few.
+    2023), over the trials of that pipeline, given up or not. Empty where there are fewer than `FEWEST_TRIALS`.
     """
     import optuna
 
     kinds = {name: parameter.distribution() for name, parameter in space.parameters(pipeline, groups).items()}
     trials = [trial for trial in valued_trials(study) if trial.params[PIPELINE] == pipeline]
-    if len(trials) < 2 or len({trial.value for trial in trials}) < 2 or not kinds:
+    kinds = {name: kind for name, kind in kinds.items() if len({trial.params[name] for trial in trials}) > 1}
+    if len(trials) < FEWEST_TRIALS or len({trial.value for trial in trials}) < 2 or not kinds:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -44,10 +48,15 @@ def rank_parameters(study: "Study", space: Space, pipeline: str, groups: Sequenc
     return {name: float(share) for name, share in found.items()}
 
 
-def list_slices(space: Space, values: Values, groups: Sequence[str]) -> dict[str, list[tuple[Any, Candidate]]]:
-    """Return, for each parameter of the best setting, candidates that differ in it alone, by its value in rising order."""
+def list_slices(
+    space: Space, values: Values, groups: Sequence[str], weighed: Sequence[str]
+) -> dict[str, list[tuple[Any, Candidate]]]:
+    """Return, for each parameter of the best setting, candidates that differ in it alone, by its value in rising order.
+
+    ``weighed`` are those of the ``groups`` whose weights were searched.
+    """
     slices = {}
-    for name, parameter in space.parameters(str(values[PIPELINE]), groups).items():
+    for name, parameter in space.parameters(str(values[PIPELINE]), weighed).items():
         own = values[name]
         points = {own, *parameter.spread(SLICE_POINTS)}
         if isinstance(parameter, Range):

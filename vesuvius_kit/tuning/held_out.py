@@ -1,6 +1,6 @@
 """The volumes that a search scores on: predictions by networks that did not see them, their labels and their scrolls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError, check_folder, check_integer, check_same_shape
 from vesuvius_kit.constants import UNLABELLED
-from vesuvius_kit.data.competition import Competition
+from vesuvius_kit.data.competition import Chunk, Competition
 from vesuvius_kit.inference.out_of_fold import INDEX_FILE, read_out_of_fold
-from vesuvius_kit.inference.results import list_some
+from vesuvius_kit.inference.results import SETTINGS_FILE, list_some
 from vesuvius_kit.io.volume import read_volume, volume_shape_and_dtype
 from vesuvius_kit.postprocess.files import list_probabilities, load_probability
 
@@ -59,6 +59,17 @@ class HeldOut:
             scrolls.setdefault(volume.scroll, []).append(volume.id)
         return dict(sorted(scrolls.items()))
 
+    @property
+    def weighed(self) -> list[str]:
+        """The groups whose weights tell in a score: those that predicted a volume which another predicted too."""
+        together = {
+            group
+            for volume in self.volumes.values()
+            if len(volume.probability_paths) > 1
+            for group in volume.probability_paths
+        }
+        return [group for group in self.groups if group in together]
+
 
 def read_held_out(
     predictions: Sequence[Path | str], data: Path | str, volumes_per_scroll: int | None = None
@@ -85,7 +96,7 @@ def read_held_out(
     groups: dict[str, tuple[str, ...]] = {}
     paths: dict[str, dict[str, Path]] = {}
     for folder in predictions:
-        for name, digests, files in _read_groups(check_folder("predictions", folder)):
+        for name, digests, files in _read_groups(check_folder("predictions", folder), chunks):
             group = next(each for each in _names_like(name) if each not in groups)
             groups[group] = digests
             for id_, path in files.items():
@@ -105,11 +116,18 @@ def read_held_out(
     return HeldOut(volumes, groups)
 
 
-def _read_groups(folder: Path) -> list[tuple[str, tuple[str, ...], dict[str, Path]]]:
+def _read_groups(folder: Path, chunks: Mapping[str, Chunk]) -> list[tuple[str, tuple[str, ...], dict[str, Path]]]:
     """Name, digests and files of each group in a folder of predictions."""
-    if not (folder / INDEX_FILE).is_file():
+    # Without its index a folder of out-of-fold predictions is not complete, which reading it says.
+    is_out_of_fold = (folder / INDEX_FILE).is_file() or any(folder.glob(f"*/{SETTINGS_FILE}"))
+    if not is_out_of_fold:
         return [(folder.resolve().name, (), list_probabilities(folder))]
     found = read_out_of_fold(folder)
+    moved = [id_ for id_, own in found.volumes.items() if id_ in chunks and chunks[id_].scroll_id != own.scroll]
+    if moved:
+        raise InputValueError(
+            f"{folder} must have been predicted with the scrolls of train.csv, got others for {list_some(moved)}"
+        )
     return [
         (
             name,
@@ -138,13 +156,13 @@ def _check_shapes(volume: HeldOutVolume) -> None:
     shape = volume_shape_and_dtype(volume.label_path)[0]
     for path in volume.probability_paths.values():
         if path.suffix == ".npy":
-            found = load_shape(path)
+            found = _load_shape(path)
             if found is not None and found != shape:
                 raise InputValueError(f"{path} must have the shape of {volume.label_path}, {shape}, got {found}")
 
 
-def load_shape(path: Path) -> tuple[int, ...] | None:
-    """Return the shape that a ``.npy`` says it has, without axes of one voxel before; None where it cannot be read."""
+def _load_shape(path: Path) -> tuple[int, ...] | None:
+    """The shape that a ``.npy`` says it has, without axes of one voxel before; None where it cannot be read."""
     try:
         shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError, EOFError):

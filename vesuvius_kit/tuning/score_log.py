@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vesuvius_kit.checks import make_folder, name_os_errors
+from vesuvius_kit.checks import InputValueError, make_folder, name_os_errors
 from vesuvius_kit.metrics import LeaderboardScore
 
 PARTS = ("score", "toposcore", "surface_dice", "voi_score")
@@ -84,6 +84,11 @@ class ScoreLog:
             whole = content.rfind(b"\n") + 1
             self._read[path] = start + whole
             for line in content[:whole].splitlines():
-                entry: dict[str, Any] = json.loads(line)
-                key = entry.pop("candidate"), entry.pop("volume")
-                self._scores[key] = VolumeScore(**entry)
+                try:
+                    entry: dict[str, Any] = json.loads(line)
+                    key = entry.pop("candidate"), entry.pop("volume")
+                    self._scores[key] = VolumeScore(**entry)
+                except (ValueError, TypeError, LookupError, AttributeError) as error:
+                    raise InputValueError(
+                        f"{path} must hold scores of a search (or give --fresh), got {line[:60]!r}"
+                    ) from error

@@ -1,10 +1,10 @@
-"""The search: trials proposed by Optuna, scored volume by volume, given up when they are worse than the best beyond doubt.
+"""The search: trials proposed by Optuna, scored volume by volume, given up when they look worse than the best.
 
 A study is one search. Its trials lie in a journal, a file that any number of processes and machines add to; a trial that a
-killed process had under way is forgotten. Proposals: tree-structured Parzen estimators (Bergstra et al., "Algorithms for
+killed process had under way counts for nothing. Proposals: tree-structured Parzen estimators (Bergstra et al., "Algorithms for
 Hyper-Parameter Optimization", NeurIPS 2011), of several dimensions at once; two of five lie beside the best so far. A trial is
-dropped when a signed-rank test (Wilcoxon 1945) over the volumes so far says that it is worse than the best; volumes on which
-pipelines differ most come first.
+given up when a signed-rank test (Wilcoxon 1945) over the volumes so far, four at least, finds it worse than the best at p < 0.1
+and their mean agrees. Volumes on which pipelines differ most come first.
 """
 
 import logging
@@ -12,7 +12,8 @@ import random
 import secrets
 import warnings
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,6 +43,7 @@ _P_WORSE = 0.1
 _FIRST_SETTINGS = 12  # drawn at random, the same in every study, so that their scores are computed once
 _PARTS, _CANDIDATE, _REPEAT = "parts", "candidate", "repeat"  # what is noted of a trial
 _NEAR = 0.4  # share of proposals beside the best setting so far, which is where it can be made a little better
+_FIXED = "fixed_params"  # Optuna's name for what was queued
 _DRAWS = 50  # at random, after which a space counts as searched through
 
 
@@ -58,11 +60,11 @@ class Search(NamedTuple):
 class Batch(NamedTuple):
     """A task of a process: some trials of a search."""
 
-    study: Search
+    search: Search
     number: int
 
     def __str__(self) -> str:
-        return f"trials of {self.study.name}"
+        return f"trials of {self.search.name}"
 
 
 class Scoring(NamedTuple):
@@ -100,7 +102,7 @@ class SearchJob:
         if isinstance(task, Scoring):
             self._evaluator.score(task.candidate, task.volume)
             return 0
-        return self._run_trials(task.study, self._evaluator)
+        return self._run_trials(task.search, self._evaluator)
 
     def _run_trials(self, search: Search, evaluator: Evaluator) -> int:
         if self._storage is None:
@@ -128,8 +130,11 @@ class SearchJob:
                 return
             trial.report(scores[-1].score, step)
             if step + 1 < len(search.volumes) and trial.should_prune():
-                study.tell(trial, _guess_mean(study.best_trial, [score.score for score in scores]))
-                return
+                behind = _fall_behind(study.best_trial, scores)
+                # The test counts ranks: what it finds worse may be better in the mean.
+                if behind < 0:
+                    study.tell(trial, _value_of(study.best_trial) + behind)
+                    return
         trial.set_user_attr(
             _PARTS, {part: float(np.mean([getattr(score, part) for score in scores])) for part in PARTS}
         )
@@ -139,29 +144,33 @@ class SearchJob:
         """A trial that was not tried before; once more what was, when chance finds nothing else."""
         from optuna.trial import TrialState
 
-        groups = list(self.held_out.groups)
-        tried = {other.user_attrs.get(_CANDIDATE) for other in study.get_trials(deepcopy=False)}
+        groups, weighed = list(self.held_out.groups), self.held_out.weighed
+        # What a killed process had under way was not tried.
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        tried = {other.user_attrs.get(_CANDIDATE) for other in finished}
         best = next(iter(valued_trials(study)[:1]), None) if len(tried) > _FIRST_SETTINGS else None
         if best is not None and self._random.random() < _NEAR and not _waiting(study):
-            varied = self.space.vary(best.params, self._random, groups)
+            varied = self.space.vary(best.params, self._random, weighed)
             if self.space.candidate(varied, groups).digest not in tried:
                 study.enqueue_trial(dict(varied))
         while True:
-            with _quiet():
+            with _quietly():
                 trial = study.ask()
-                candidate = self.space.candidate(self.space.suggest(trial, groups), groups)
-            other = self._draw_untried(tried) if candidate.digest in tried else None
-            if other is None:
+                candidate = self.space.candidate(self.space.suggest(trial, weighed), groups)
+            is_queued = _FIXED in study.get_trials(deepcopy=False)[trial.number].system_attrs
+            other = self._draw_untried(tried) if candidate.digest in tried and not is_queued else None
+            if candidate.digest not in tried or (other is None and not is_queued):
                 trial.set_user_attr(_CANDIDATE, candidate.digest)
                 return trial, candidate
-            # Optuna would propose the best setting of a small pipeline for ever; chance looks elsewhere.
             trial.set_user_attr(_REPEAT, True)
             study.tell(trial, state=TrialState.FAIL)
-            study.enqueue_trial(dict(other))
+            if other is not None:
+                # Optuna would propose the best setting of a small pipeline for ever; chance looks elsewhere.
+                study.enqueue_trial(dict(other))
 
     def _draw_untried(self, tried: Collection[str | None]) -> Values | None:
         groups = list(self.held_out.groups)
-        drawn = (self.space.draw(self._random, groups) for _ in range(_DRAWS))
+        drawn = (self.space.draw(self._random, self.held_out.weighed) for _ in range(_DRAWS))
         return next((values for values in drawn if self.space.candidate(values, groups).digest not in tried), None)
 
 
@@ -177,8 +186,14 @@ def open_journal(folder: Path) -> "BaseStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    with _quiet():
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    # Resolved: the backend's lock is a link to this very path, which a relative one would lead astray, and a lock that a kill
+    # left would never be taken for what it is.
+    path = (folder / JOURNAL).resolve()
+    try:
+        with _quietly():
+            return JournalStorage(JournalFileBackend(str(path)))
+    except ValueError as error:
+        raise InputValueError(f"{path} must be a search's journal (or give --fresh), got {one_line(error)}") from error
 
 
 def open_study(storage: "BaseStorage", search: Search, space: Space, groups: Sequence[str], seed: int) -> "Study":
@@ -186,17 +201,14 @@ def open_study(storage: "BaseStorage", search: Search, space: Space, groups: Seq
     import optuna
     from optuna.trial import TrialState
 
-    with _quiet():
+    with _quietly():
         study = optuna.create_study(storage=storage, study_name=search.name, direction="maximize", load_if_exists=True)
     rng = random.Random(seed)
     first: list[Values] = [space.defaults(pipeline, groups) for pipeline in space.branches]
     first += [space.draw(rng, groups) for _ in range(_FIRST_SETTINGS)]
     # What a killed process had under way counts as not begun.
     counted = (TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL)
-    known = [
-        trial.system_attrs.get("fixed_params", trial.params)
-        for trial in study.get_trials(deepcopy=False, states=counted)
-    ]
+    known = [trial.system_attrs.get(_FIXED, trial.params) for trial in study.get_trials(deepcopy=False, states=counted)]
     for values in first[: search.trials]:
         if dict(values) not in known:
             study.enqueue_trial(dict(values))
@@ -234,14 +246,13 @@ def parts_of(trial: "FrozenTrial") -> Mapping[str, float]:
     return parts
 
 
-def _guess_mean(best: "FrozenTrial", scores: Sequence[float]) -> float:
-    """The mean over all volumes of a trial that was given up: the best one's, less what it fell behind so far.
+def _fall_behind(best: "FrozenTrial", scores: Sequence[VolumeScore]) -> float:
+    """What a trial has less than the best on the same volumes, in the mean; negative.
 
-    Optuna would rank such a trial by its last volume, which says little: volumes differ more than pipelines.
+    With it the mean over all volumes is guessed of a trial that is given up. Optuna would rank it by its last volume, which
+    says little: volumes differ more than pipelines.
     """
-    behind = float(np.mean([score - best.intermediate_values[step] for step, score in enumerate(scores)]))
-    # Never the best itself, whatever the few volumes say on which it was given up.
-    return _value_of(best) + min(behind, -1e-6)
+    return float(np.mean([score.score - best.intermediate_values[step] for step, score in enumerate(scores)]))
 
 
 def _value_of(trial: "FrozenTrial") -> float:
@@ -253,7 +264,7 @@ def _load_study(storage: "BaseStorage", name: str, seeds: Sequence[int]) -> "Stu
     import optuna
     from optuna.trial import TrialState
 
-    with _quiet():
+    with _quietly():
         study = optuna.load_study(study_name=name, storage=storage)
         begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
         # Who comes later must not propose once more what was proposed first.
@@ -268,12 +279,17 @@ def _load_study(storage: "BaseStorage", name: str, seeds: Sequence[int]) -> "Stu
     return study
 
 
-class _quiet(warnings.catch_warnings):
+@contextmanager
+def _quietly() -> Iterator[None]:
     """Without what Optuna says of its newer parts, and of a study that was made."""
+    import optuna
 
-    def __enter__(self) -> None:
-        super().__enter__()
-        import optuna
-
+    talk = logging.getLogger("optuna")
+    level = talk.level
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        logging.getLogger("optuna").setLevel(logging.WARNING)
+        talk.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            talk.setLevel(level)

@@ -26,6 +26,12 @@ taken, ``weights.{group}``."""
 
 PIPELINE = "pipeline"
 WEIGHTS = "weights"
+# What a parameter of a type may be, and in words.
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true and false"),
+    int: ((int,), "whole numbers"),
+    float: ((int, float), "numbers"),
+}
 _DIGITS = 10  # of a value on a grid of steps, so that 0.1 + 0.2 is 0.3
 
 
@@ -296,8 +302,8 @@ def _read_branch(name: str, ranges: Any, space: Path, where: str) -> Branch:
             own = [each for each in known if each not in Carried._fields]
             raise InputValueError(f"{where}: {step} must have a parameter among {', '.join(own) or 'none'}, got {key}")
         read = _read_parameter(entry, known[parameter].annotation, f"{where}: {key}")
-        if isinstance(read, Range) and read.above is not None and read.above not in parameters:
-            raise InputValueError(f"{where}: {key} must be above a parameter that stands before it, got {read.above}")
+        if isinstance(read, Range) and read.above is not None and not isinstance(parameters.get(read.above), Range):
+            raise InputValueError(f"{where}: {key} must be above a range that stands before it, got {read.above}")
         parameters[key] = read
     return Branch(tuple(steps), parameters)
 
@@ -305,10 +311,11 @@ def _read_branch(name: str, ranges: Any, space: Path, where: str) -> Branch:
 def _read_parameter(entry: Any, kind: Any, where: str) -> Range | Choice:
     if isinstance(entry, list):
         allowed = get_args(kind) if get_origin(kind) is Literal else None
+        kinds, said = _KINDS.get(kind, ((bool, int, float, str), "numbers, words, true and false"))
         for value in entry:
-            if not isinstance(value, Value) or (allowed is not None and value not in allowed):
-                said = ", ".join(map(repr, allowed)) if allowed is not None else "numbers, words, true and false"
-                raise InputValueError(f"{where} must choose among {said}, got {value!r}")
+            if type(value) not in kinds or (allowed is not None and value not in allowed):
+                among = said if allowed is None else ", ".join(map(repr, allowed))
+                raise InputValueError(f"{where} must choose among {among}, got {value!r}")
         if not entry or len({json.dumps(value) for value in entry}) < len(entry):
             raise InputValueError(f"{where} must be a list of different values, got {entry}")
         return Choice(tuple(entry))
@@ -321,11 +328,9 @@ def _read_parameter(entry: Any, kind: Any, where: str) -> Range | Choice:
     low, high, step = entry["low"], entry["high"], entry.get("step")
     log, above = entry.get("log", False), entry.get("above")
     numbers = [low, high] + ([] if step is None else [step])
-    right = (int,) if kind is int else (int, float)
-    if any(
-        isinstance(number, bool) or not isinstance(number, right) or not math.isfinite(number) for number in numbers
-    ):
-        raise InputValueError(f"{where} must have {'whole ' if kind is int else ''}numbers, got {entry!r}")
+    kinds, said = _KINDS[kind]
+    if any(type(number) not in kinds or not math.isfinite(number) for number in numbers):
+        raise InputValueError(f"{where} must have {said}, got {entry!r}")
     if not isinstance(log, bool) or not (above is None or isinstance(above, str)):
         raise InputValueError(f"{where} must have true or false as log, and step.parameter as above, got {entry!r}")
     follows = low == high and above is not None and step is None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vesuvius_kit import __version__
 from vesuvius_kit.checks import InputValueError, check_integer, make_folder, name_os_errors
 from vesuvius_kit.config import changed_settings
 from vesuvius_kit.console import Progress, no_progress
@@ -24,7 +25,14 @@ from vesuvius_kit.io.atomic import write_atomically
 from vesuvius_kit.postprocess.pipeline import load_pipeline, try_pipeline
 from vesuvius_kit.tuning.candidate import Candidate
 from vesuvius_kit.tuning.estimate import Estimate, estimate_gain
-from vesuvius_kit.tuning.findings import find_best_by_part, find_flat, list_slices, rank_parameters, short_name
+from vesuvius_kit.tuning.findings import (
+    SLICE_VOLUMES,
+    find_best_by_part,
+    find_flat,
+    list_slices,
+    rank_parameters,
+    short_name,
+)
 from vesuvius_kit.tuning.held_out import HeldOut, read_held_out
 from vesuvius_kit.tuning.score_log import PARTS, ScoreLog, VolumeScore
 from vesuvius_kit.tuning.search import (
@@ -40,14 +48,14 @@ from vesuvius_kit.tuning.search import (
     open_journal,
     open_study,
 )
-from vesuvius_kit.tuning.space import Space, load_space
+from vesuvius_kit.tuning.space import PIPELINE, Space, load_space
 
 logger = logging.getLogger(__name__)
 
 BASELINES = ("public", "sheet_repair")
 """What a tuned pipeline is compared with."""
 PIPELINE_FILE, FIGURES_FILE, SETTINGS_FILE = "pipeline.yaml", "tuning.json", "settings.json"
-_FEW = 25  # scores of a process
+_FEW = 25  # scores
 _CACHE_SHARE = 0.25  # of the free memory, for what trials share
 
 
@@ -86,7 +94,7 @@ class Tuning:
         """Return what the command prints."""
         lines = ["mean score on the volumes of the search"]
         lines += [f"  {name:<16}{score:.3f}" for name, score in self.baselines.items()]
-        lines += [f"  {'tuned':<16}{self.score:.3f}   ({self.pipeline} with other parameters)", ""]
+        lines += [f"  {'tuned':<16}{self.score:.3f}   ({self.pipeline}, its parameters below)", ""]
         if self.estimate is not None:
             own = self.estimate
             lines.append(
@@ -114,9 +122,15 @@ class Tuning:
         lines += ["", "  best by         score    topo    dice     voi"]
         for row in self.best_by_part:
             lines.append(f"  {row['part']:<14}" + "".join(f"{row[part]:>7.3f} " for part in PARTS))
-        spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
-        lines += ["", f"{self.trials['complete']} trials complete, {self.trials['pruned']} given up before; {spent}"]
-        return "\n".join([*lines, f"vesuvius-kit submit --tuned {self.folder} takes it"])
+        spent = self.seconds
+        lines += [
+            "",
+            f"{self.trials['complete']} trials complete, {self.trials['pruned']} given up or refused by a step; "
+            f"{spent['wall']:.0f} s, and in all processes since the search began: reading {spent['read']:.0f} s, "
+            f"repair {spent['repair']:.0f} s, score {spent['score']:.0f} s",
+            f"vesuvius-kit submit --tuned {self.folder} takes {self.folder / PIPELINE_FILE}",
+        ]
+        return "\n".join(lines)
 
 
 def tune(
@@ -186,6 +200,7 @@ def tune(
     """
     started = time.monotonic()
     trials = check_integer("trials", trials, minimum=1)
+    check_integer("seed", seed, minimum=0)
     processes = count_cores() if processes is None else check_integer("processes", processes, minimum=1)
     folders = [predictions] if isinstance(predictions, (str, Path)) else list(predictions)
     chosen_space = load_space(space)
@@ -203,6 +218,9 @@ def tune(
     }
     order = sorted(held_out.volumes, key=lambda id_: -spread[id_])
     logger.info("%d volumes of %d scrolls, %d groups of networks", len(order), len(held_out.scrolls), len(groups))
+    if len(groups) > max(1, len(held_out.weighed)):
+        alone = [group for group in groups if group not in held_out.weighed]
+        logger.info("weights of %s are not searched: no other group predicted the same volumes", ", ".join(alone))
     whole = Search("all", tuple(order), trials)
     left_out: dict[str, Search] = {}
     if estimate and len(held_out.scrolls) > 1:
@@ -215,10 +233,12 @@ def tune(
     best = chosen_space.candidate(ranked[0].params, groups)
     slices = {
         name: [(value, candidate) for value, candidate in points if _can_run(candidate)]
-        for name, points in list_slices(chosen_space, ranked[0].params, groups).items()
+        for name, points in list_slices(chosen_space, ranked[0].params, groups, held_out.weighed).items()
     }
     left_out_best = {scroll: run.best(search) for scroll, search in left_out.items()}
-    tasks = [Scoring(candidate, id_) for points in slices.values() for _, candidate in points for id_ in order]
+    # Some volumes are enough to see how flat the optimum is; nothing is given up here.
+    sliced = order[:: max(1, math.ceil(len(order) / SLICE_VOLUMES))]
+    tasks = [Scoring(candidate, id_) for points in slices.values() for _, candidate in points for id_ in sliced]
     tasks += [Scoring(best, id_) for id_ in order]
     tasks += [Scoring(own, id_) for scroll, own in left_out_best.items() for id_ in held_out.scrolls[scroll]]
     run.score(tasks, "round the optimum")
@@ -238,7 +258,12 @@ def tune(
         cautions.append(
             f"{PIPELINE_FILE} is {reference} as it is; --skip-estimate writes what the search found all the same"
         )
-    pipeline = str(ranked[0].params["pipeline"])
+    if len(best.weights) > 1 and not _names_networks(held_out) and not is_preset:
+        shares = ", ".join(f"{group} {share:.2f}" for group, share in best.weights)
+        cautions.append(
+            f"the score needs the weights {shares}, which {TUNED_FILE} cannot name: no folder says which networks"
+        )
+    pipeline = str(ranked[0].params[PIPELINE])
     tuning = Tuning(
         folder,
         pipeline,
@@ -248,8 +273,11 @@ def tune(
         is_preset,
         found,
         cautions,
-        rank_parameters(study, chosen_space, pipeline, groups),
-        {name: [(value, run.mean(candidate, order)) for value, candidate in points] for name, points in slices.items()},
+        rank_parameters(study, chosen_space, pipeline, held_out.weighed),
+        {
+            name: [(value, run.mean(candidate, sliced)) for value, candidate in points]
+            for name, points in slices.items()
+        },
         find_best_by_part(study, lambda values: chosen_space.candidate(values, groups).settings()),
         {"complete": len(ranked), "pruned": count_finished(study) - len(ranked)},
         run.count_seconds(started),
@@ -267,7 +295,8 @@ class _Run:
         self.studies: dict[str, Any] = {}
         self._log = ScoreLog(folder / SCORES)
         self._progress = progress
-        self._folder, self._space, self._groups, self._seed = folder, space, list(held_out.groups), seed
+        self._folder, self._space, self._seed = folder, space, seed
+        self._groups, self._weighed = list(held_out.groups), held_out.weighed
         room = int(count_free_bytes() * _CACHE_SHARE / processes)
         self._jobs = [SearchJob(folder, held_out, space, room, seed, worker) for worker in range(processes)]
         self._own = SearchJob(folder, held_out, space, room, seed)
@@ -283,7 +312,7 @@ class _Run:
         storage = open_journal(self._folder)
         tasks: list[Batch] = []
         for search in searches:
-            study = open_study(storage, search, self._space, self._groups, self._seed)
+            study = open_study(storage, search, self._space, self._weighed, self._seed)
             self.studies[search.name] = study
             missing = max(0, search.trials - count_finished(study))
             tasks += [Batch(search, number) for number in range(math.ceil(missing / BATCH))]
@@ -327,7 +356,7 @@ class _Run:
 
     def _results(self, tasks: Sequence[Batch | Scoring]) -> Iterator[Any]:
         # To start processes takes seconds, for which a few scores are not worth it: a score has threads of its own.
-        few = len(tasks) < _FEW * len(self._jobs) and isinstance(tasks[0], Scoring)
+        few = len(tasks) < _FEW and isinstance(tasks[0], Scoring)
         if few or len(self._jobs) == 1:
             yield from map(self._own, tasks)
             return
@@ -342,7 +371,17 @@ def _open_folder(output: Path | str, held_out: HeldOut, space: Space, seed: int,
     sources = {f"label {id_}": volume.label_path for id_, volume in held_out.volumes.items()}
     for id_, volume in held_out.volumes.items():
         sources |= {f"{group} {id_}": path for group, path in volume.probability_paths.items()}
-    settings = {"seed": seed, "space": space.to_dict(), "files": read_digests(sources)}
+    settings = {
+        "kit": __version__,
+        "seed": seed,
+        "space": space.to_dict(),
+        "scrolls": {volume.id: volume.scroll for volume in held_out.volumes.values()},
+        "files": read_digests(sources),
+    }
+    if not noted.exists() and (foreign := [path.name for path in _results_in(folder) if path.exists()]):
+        raise InputValueError(
+            f"output must be a folder of this command, got {folder} with a {foreign[0]} of somebody else's"
+        )
     if fresh:
         for path in (*(folder / SCORES).glob("*.jsonl"), *folder.glob(f"{JOURNAL}*"), *_results_in(folder), noted):
             with name_os_errors(f"remove {path}"):
@@ -356,8 +395,8 @@ def _open_folder(output: Path | str, held_out: HeldOut, space: Space, seed: int,
         if changes:
             more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise InputValueError(
-                f"predictions, labels, space and seed must be those of the search in {folder} (or give --fresh, or another "
-                f"--output), got {'; '.join(changes[:3])}{more}"
+                f"predictions, labels, scrolls, space and seed must be those of the search in {folder} (or give --fresh, or "
+                f"another --output), got {'; '.join(changes[:3])}{more}"
             )
     with write_atomically(noted) as stream:
         json.dump(settings, stream, indent=1)
@@ -418,7 +457,7 @@ def _write(
 
 def _weights_of_networks(best: Candidate, held_out: HeldOut) -> dict[str, float]:
     """The weight of each network by its digest, where folders of several groups say which networks they are of."""
-    if len(held_out.groups) < 2 or not all(held_out.groups.values()):
+    if not _names_networks(held_out):
         return {}
     shares = dict(best.weights)
     return {
@@ -426,6 +465,11 @@ def _weights_of_networks(best: Candidate, held_out: HeldOut) -> dict[str, float]
         for group, digests in held_out.groups.items()
         for digest in digests
     }
+
+
+def _names_networks(held_out: HeldOut) -> bool:
+    """Whether there are several groups, and all of them say which networks they are of."""
+    return len(held_out.groups) > 1 and all(held_out.groups.values())
 
 
 def _can_run(candidate: Candidate) -> bool:
