@@ -23,7 +23,7 @@ from vesuvius_kit.models.checkpoint import find_checkpoints
 from vesuvius_kit.phantom import STYLES
 from vesuvius_kit.postprocess.pipeline import load_pipeline, run_pipeline
 from vesuvius_kit.tuning.estimate import estimate_gain
-from vesuvius_kit.tuning.tune import PIPELINE_FILE
+from vesuvius_kit.tuning.result import PIPELINE_FILE
 
 # None was in the training of the demo's network; each has a scanner of its own.
 SCROLLS = ("ragged", "faint", "pressed", "laminar", "torn")

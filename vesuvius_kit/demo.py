@@ -41,7 +41,8 @@ from vesuvius_kit.models import create_model
 from vesuvius_kit.phantom import STYLES, write_competition
 from vesuvius_kit.postprocess import close_cylinder, remove_small_components
 from vesuvius_kit.report import write_overview_page, write_report
-from vesuvius_kit.tuning.tune import PIPELINE_FILE, tune
+from vesuvius_kit.tuning.result import PIPELINE_FILE
+from vesuvius_kit.tuning.tune import tune
 
 logger = logging.getLogger(__name__)
 
