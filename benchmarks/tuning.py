@@ -1,15 +1,14 @@
 """What tuning is worth: leave one scroll out, on phantoms of five styles that the network never saw.
 
     python benchmarks/tuning.py --checkpoint demo/checkpoints --work /tmp/tuning             # the table
-    python benchmarks/tuning.py --speed --work /tmp/tuning                                   # trials a second
+    python benchmarks/tuning.py --speed --edge 128 --trials 300 --work /tmp/tuning           # trials a second
 
-For each scroll the pipeline is tuned on the other four and scored on it, beside the presets and beside the oracle, which is
-tuned on that scroll itself. Each tuning also says, from its four scrolls, what it expects on a fifth. Interrupted and called
-again, it goes on.
+The pipeline is tuned on all five, and once more for each without it, which is scored on it: beside the presets and beside the
+oracle, which is tuned on that scroll itself. What this expects on unknown scrolls is compared with the gain on two more scrolls, of
+styles that nobody developed on. Interrupted and called again, it goes on.
 """
 
 import argparse
-import itertools
 import json
 import time
 from pathlib import Path
@@ -21,12 +20,13 @@ from vesuvius_kit.console import show_progress
 from vesuvius_kit.data.competition import Competition
 from vesuvius_kit.models.checkpoint import find_checkpoints
 from vesuvius_kit.phantom import STYLES
+from vesuvius_kit.phantom.styles import REPORT_STYLES
 from vesuvius_kit.postprocess.pipeline import load_pipeline, run_pipeline
-from vesuvius_kit.tuning.estimate import estimate_gain
-from vesuvius_kit.tuning.result import PIPELINE_FILE
+from vesuvius_kit.tuning.space import load_space
 
 # None was in the training of the demo's network; each has a scanner of its own.
 SCROLLS = ("ragged", "faint", "pressed", "laminar", "torn")
+UNKNOWN = REPORT_STYLES
 CHUNKS = 3  # of each scroll
 WINDOW, OVERLAP = 96, 0.25
 PRESETS = ("public", "sheet_repair")
@@ -34,12 +34,13 @@ PRESETS = ("public", "sheet_repair")
 
 def make_scrolls(work, edge, checkpoint):
     """The competition folder of phantoms and, by scroll, a folder of probabilities."""
+    styles = (*SCROLLS, *UNKNOWN)
     data = vk.write_competition(
-        work / "data", train=CHUNKS * len(SCROLLS), test=0, deprecated=0, shape=edge, seed=41, train_styles=SCROLLS
+        work / "data", train=CHUNKS * len(styles), test=0, deprecated=0, shape=edge, seed=41, train_styles=styles
     )
     (path,) = find_checkpoints([checkpoint]) if checkpoint else (None,)
     model = None if path is None else vk.load_model(path)
-    names = {str(STYLES[name].scroll_id): name for name in SCROLLS}
+    names = {str(STYLES[name].scroll_id): name for name in styles}
     folders = {}
     for chunk in Competition(data).train:
         name = names[chunk.scroll_id]
@@ -52,17 +53,6 @@ def make_scrolls(work, edge, checkpoint):
     return data, folders
 
 
-def link_all_but(work, folders, *scrolls):
-    """A folder of links to the probabilities of all scrolls but some."""
-    target = work / "_".join(["without", *sorted(scrolls)])
-    target.mkdir(exist_ok=True)
-    for name, folder in folders.items():
-        for path in folder.glob("*.npy") if name not in scrolls else ():
-            if not (target / path.name).exists():
-                (target / path.name).symlink_to(path.resolve())
-    return target
-
-
 def score_volumes(pipeline, folder, labels):
     """The scores of a pipeline on the volumes of a folder."""
     return [
@@ -72,72 +62,40 @@ def score_volumes(pipeline, folder, labels):
 
 
 def compare(work, data, folders, trials):
-    """A row for each scroll: presets, tuned on the others, tuned on itself, and what the tuning expected.
-
-    What `vk.tune` searches for its estimate, without one more scroll, serves both scrolls of a pair: it is searched once.
-    """
+    """Print a row for each scroll, and what the tuning expected and found on scrolls that it did not know."""
     labels = {chunk.id: vk.read_volume(chunk.label_path) for chunk in Competition(data).train}
-    presets = {
-        preset: {scroll: score_volumes(load_pipeline(preset), folder, labels) for scroll, folder in folders.items()}
-        for preset in PRESETS
-    }
-
-    def search(predictions, name):
-        return vk.tune(predictions, data, work / name, trials=trials, estimate=False, progress=show_progress)
-
-    pairs = {
-        frozenset(pair): search(link_all_but(work, folders, *pair), f"tuned_without_{'_'.join(pair)}")
-        for pair in itertools.combinations(sorted(folders), 2)
-    }
-    rows = []
-    for scroll, folder in folders.items():
-        others = [other for other in folders if other != scroll]
-        means = {preset: np.mean([v for other in others for v in presets[preset][other]]) for preset in PRESETS}
-        reference = max(means, key=means.get)
-        left_out = {}
-        for other in others:
-            found = load_pipeline(pairs[frozenset((scroll, other))].folder / PIPELINE_FILE)
-            left_out[other] = list(zip(presets[reference][other], score_volumes(found, folders[other], labels)))
-        expected = estimate_gain(reference, left_out)
-        tuning = search(link_all_but(work, folders, scroll), f"tuned_without_{scroll}")
-        row = {preset: float(np.mean(presets[preset][scroll])) for preset in PRESETS}
-        row |= {"scroll": scroll, "expected": expected, "pipeline": tuning.pipeline}
-        row["found"] = float(np.mean(score_volumes(load_pipeline(tuning.folder / PIPELINE_FILE), folder, labels)))
-        # As `vk.tune` does: what gains nothing on unknown scrolls is not written.
-        row["tuned"] = row["found"] if expected.gain > 0 else row[reference]
-        row["oracle"] = search(folder, f"oracle_{scroll}").score
-        rows.append(row)
-        print_row(row)
-    return rows
-
-
-def print_row(row):
-    """A line of the table."""
-    own = row["expected"]
-    gain = row["found"] - row[own.baseline]
-    inside = "inside" if own.low <= gain <= own.high else "outside"
-    print(
-        f"| {row['scroll']} | {row['public']:.3f} | {row['sheet_repair']:.3f} | {row['found']:.3f} ({row['pipeline']}) | "
-        f"{row['tuned']:.3f} | {row['oracle']:.3f} | {gain:+.3f} | {own.gain:+.3f} ({own.low:+.3f} to {own.high:+.3f}), "
-        f"{inside} |",
-        flush=True,
-    )
-
-
-def print_table(rows):
-    """The rows again, together, and what they say."""
-    print("\n| scroll | public | sheet_repair | found | written | oracle | gain of what was found | expected of it |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        print_row(row)
-    better = np.array([max(row[preset] for preset in PRESETS) for row in rows])
-    oracle = np.array([row["oracle"] for row in rows])
-    for what in ("found", "tuned"):
-        gain = np.array([row[what] for row in rows]) - better
-        print(
-            f"{'written' if what == 'tuned' else what} over the better preset of each scroll: mean {gain.mean():+.3f}, "
-            f"least {gain.min():+.3f}; below the oracle by {np.mean(oracle - better - gain):.3f}"
-        )
+    together = work / "together"
+    together.mkdir(exist_ok=True)
+    for path in [path for scroll in SCROLLS for path in folders[scroll].glob("*.npy")]:
+        if not (together / path.name).exists():
+            (together / path.name).symlink_to(path.resolve())
+    tuning = vk.tune(together, data, work / "tuned", trials=trials, progress=show_progress)
+    print(tuning.to_text())
+    own = tuning.estimate
+    print("\n| scroll | public | sheet_repair | tuned on the others | oracle | gain over the better preset |")
+    print("|---|---|---|---|---|---|")
+    gains, below = [], []
+    for scroll in SCROLLS:
+        presets = [float(np.mean(score_volumes(load_pipeline(name), folders[scroll], labels))) for name in PRESETS]
+        tuned = own.scrolls[str(STYLES[scroll].scroll_id)].tuned
+        oracle = vk.tune(
+            folders[scroll], data, work / f"oracle_{scroll}", trials=trials, estimate=False, progress=show_progress
+        ).score
+        gains.append(tuned - max(presets))
+        below.append(oracle - tuned)
+        values = " | ".join(f"{value:.3f}" for value in (*presets, tuned, oracle))
+        print(f"| {scroll} | {values} | {gains[-1]:+.3f} |", flush=True)
+    print(f"gain: mean {np.mean(gains):+.3f}, least {min(gains):+.3f}; below the oracle by {np.mean(below):.3f}")
+    print(f"expected over {own.baseline}: {own.gain:+.3f} ({own.low:+.3f} to {own.high:+.3f})")
+    steps = load_space().candidate(tuning.settings, ["together"]).steps
+    found = [
+        np.mean(score_volumes(steps, folders[scroll], labels))
+        - np.mean(score_volumes(load_pipeline(own.baseline), folders[scroll], labels))
+        for scroll in UNKNOWN
+    ]
+    inside = "inside" if own.low <= np.mean(found) <= own.high else "outside"
+    said = ", ".join(f"{scroll} {gain:+.3f}" for scroll, gain in zip(UNKNOWN, found))
+    print(f"measured on unknown scrolls: {np.mean(found):+.3f}, {inside} ({said})")
 
 
 def measure_speed(work, edge, trials):
@@ -172,4 +130,4 @@ if __name__ == "__main__":
     if words.speed:
         measure_speed(words.work, words.edge, words.trials)
     else:
-        print_table(compare(words.work, *make_scrolls(words.work, words.edge, words.checkpoint), words.trials))
+        compare(words.work, *make_scrolls(words.work, words.edge, words.checkpoint), words.trials)
