@@ -4,8 +4,8 @@
     python benchmarks/tuning.py --speed --edge 128 --trials 300 --work /tmp/tuning           # trials a second
 
 The pipeline is tuned on all five, and once more for each without it, which is scored on it: beside the presets and beside the
-oracle, which is tuned on that scroll itself. What this expects on unknown scrolls is compared with the gain on two more scrolls, of
-styles that nobody developed on. Interrupted and called again, it goes on.
+oracle, which is tuned on that scroll itself. What this expects on unknown scrolls is compared with the gain on two more,
+of styles that nobody developed on. Interrupted and called again, it goes on.
 """
 
 import argparse
