@@ -31,8 +31,9 @@ def describe_tuning(tuning: Mapping[str, Any]) -> dict[str, Any]:
                     (str(scroll), int(row["volumes"]), float(row["baseline"]), float(row["tuned"]))
                     for scroll, row in sorted(estimate.get("scrolls", {}).items())
                 ],
-                "cautions": [str(line) for line in estimate.get("cautions", [])],
             },
+            # Of the gain, of the files that were written; also where nothing was estimated.
+            "cautions": [str(line) for line in tuning.get("cautions", [])],
             "importance": sorted(
                 ((str(name), float(share)) for name, share in tuning.get("importance", {}).items()),
                 key=lambda row: -row[1],
