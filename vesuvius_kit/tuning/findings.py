@@ -1,19 +1,18 @@
 """What a search says of the space: what each parameter is worth, how flat the optimum is, what is best for each part."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vesuvius_kit.tuning.candidate import Candidate
 from vesuvius_kit.tuning.score_log import PARTS
-from vesuvius_kit.tuning.search import complete_trials, parts_of, valued_trials
+from vesuvius_kit.tuning.search import complete_trials, parts_of, quietly, valued_trials
 from vesuvius_kit.tuning.space import PIPELINE, WEIGHTS, Range, Space, Values
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
 FEWEST_TRIALS = 20
-SLICE_VOLUMES = 12
+SLICE_VOLUMES = 24
 """Volumes, at most, on which the values of a parameter are compared."""
 SLICE_POINTS = 5
 """Values of a parameter that are looked at across its range, beside the optimum and its neighbours."""
@@ -34,8 +33,7 @@ def rank_parameters(study: "Study", space: Space, pipeline: str, groups: Sequenc
     kinds = {name: kind for name, kind in kinds.items() if len({trial.params[name] for trial in trials}) > 1}
     if len(trials) < FEWEST_TRIALS or len({trial.value for trial in trials}) < 2 or not kinds:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with quietly():
         alone = optuna.create_study(direction="maximize")
         alone.add_trials([
             optuna.create_trial(

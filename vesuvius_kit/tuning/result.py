@@ -67,16 +67,18 @@ class Tuning:
             lines.append("")
         lines += [f"caution: {caution}" for caution in self.cautions] + [""] * bool(self.cautions)
         width = max((len(short_name(name, self.pipeline)) for name in self.settings), default=0) + 2
-        lines.append(f"  {'parameter':<{width}}{'value':>10}  {'flat from':>10}{'to':>10}{'share':>8}{'worst':>8}")
+        lines.append(f"  {'parameter':<{width}}{'value':>10}  {'flat from':>10}{'to':>10}{'share':>8}{'costs':>8}")
         for name, value in self.settings.items():
             if name not in self.slices:
                 continue
             least, greatest = find_flat(self.slices[name], value)
-            worst = min(score for _, score in self.slices[name])
+            # What the worst value costs, on the volumes of the slice.
+            own = dict(self.slices[name])
+            cost = own[value] - min(own.values())
             share = f"{self.importance[name]:.0%}" if name in self.importance else "-"
             lines.append(
                 f"  {short_name(name, self.pipeline):<{width}}{_show(value):>10}  {_show(least):>10}{_show(greatest):>10}"
-                f"{share:>8}{worst:>8.3f}"
+                f"{share:>8}{cost:>8.3f}"
             )
         lines += ["", "  best by         score    topo    dice     voi"]
         for row in self.best_by_part:

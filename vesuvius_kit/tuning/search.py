@@ -154,7 +154,7 @@ class SearchJob:
             if self.space.candidate(varied, groups).digest not in tried:
                 study.enqueue_trial(dict(varied))
         while True:
-            with _quietly():
+            with quietly():
                 trial = study.ask()
                 candidate = self.space.candidate(self.space.suggest(trial, weighed), groups)
             is_queued = _FIXED in study.get_trials(deepcopy=False)[trial.number].system_attrs
@@ -190,7 +190,7 @@ def open_journal(folder: Path) -> "BaseStorage":
     # left would never be taken for what it is.
     path = (folder / JOURNAL).resolve()
     try:
-        with _quietly():
+        with quietly():
             return JournalStorage(JournalFileBackend(str(path)))
     except ValueError as error:
         raise InputValueError(f"{path} must be a search's journal (or give --fresh), got {one_line(error)}") from error
@@ -201,7 +201,7 @@ def open_study(storage: "BaseStorage", search: Search, space: Space, groups: Seq
     import optuna
     from optuna.trial import TrialState
 
-    with _quietly():
+    with quietly():
         study = optuna.create_study(storage=storage, study_name=search.name, direction="maximize", load_if_exists=True)
     rng = random.Random(seed)
     first: list[Values] = [space.defaults(pipeline, groups) for pipeline in space.branches]
@@ -264,7 +264,7 @@ def _load_study(storage: "BaseStorage", name: str, seeds: Sequence[int]) -> "Stu
     import optuna
     from optuna.trial import TrialState
 
-    with _quietly():
+    with quietly():
         study = optuna.load_study(study_name=name, storage=storage)
         begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
         # Who comes later must not propose once more what was proposed first.
@@ -280,8 +280,8 @@ def _load_study(storage: "BaseStorage", name: str, seeds: Sequence[int]) -> "Stu
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what Optuna says of its newer parts, and of a study that was made."""
+def quietly() -> Iterator[None]:
+    """Keep back what Optuna says of its newer parts, and of a study that was made."""
     import optuna
 
     talk = logging.getLogger("optuna")
