@@ -73,8 +73,8 @@ class Tuning:
                 continue
             least, greatest = find_flat(self.slices[name], value)
             # What the worst value costs, on the volumes of the slice.
-            own = dict(self.slices[name])
-            cost = own[value] - min(own.values())
+            scores = dict(self.slices[name])
+            cost = scores[value] - min(scores.values())
             share = f"{self.importance[name]:.0%}" if name in self.importance else "-"
             lines.append(
                 f"  {short_name(name, self.pipeline):<{width}}{_show(value):>10}  {_show(least):>10}{_show(greatest):>10}"
