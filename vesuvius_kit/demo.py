@@ -55,7 +55,7 @@ TRAIN_SHAPE = (160, 160, 160)
 TEST_SHAPE = (320, 320, 320)
 TINY_SHAPE = (64, 64, 64)
 
-TRIALS = 40  # of the search for a pipeline
+TRIALS = 80  # of the search for a pipeline
 
 # Shares of the voxels taken, and scales of the Laplacian of Gaussian, among which the trivial masks choose.
 SHARES = tuple(np.round(np.arange(0.05, 0.5, 0.05), 2))

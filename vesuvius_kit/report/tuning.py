@@ -38,6 +38,7 @@ def describe_tuning(tuning: Mapping[str, Any]) -> dict[str, Any]:
                 ((str(name), float(share)) for name, share in tuning.get("importance", {}).items()),
                 key=lambda row: -row[1],
             ),
+            "optimum": dict(tuning.get("optimum", {})),
             "slices": {
                 str(name): [[a, float(b)] for a, b in points] for name, points in tuning.get("slices", {}).items()
             },

@@ -141,7 +141,7 @@ function drawChart(parent, spec) {
       const shape = mark.shape === "down" ? `M${x} ${y + 7}L${x - 6} ${y - 4}H${x + 6}Z` : `M${x} ${y - 7}L${x - 6} ${y + 4}H${x + 6}Z`;
       const sign = draw(svg, "path", { class: "mark", d: shape });
       sign.style.fill = `var(--c${mark.color})`;
-      draw(sign, "title", {}, `epoch ${mark.x}: ${mark.text}`);
+      draw(sign, "title", {}, `${spec.x || "at"} ${mark.x}: ${mark.text}`);
     }
     for (const finding of spec.findings || []) {
       const [from, to] = [toX(finding.from), toX(finding.to)];
@@ -213,13 +213,17 @@ function drawTraining(parent, logs, names) {
   for (const chart of charts) if (chart.series.length) drawChart(parent, { x: "epoch", whole: true, ...chart });
 }
 
-function drawSlices(parent, slices) {
-  for (const [name, points] of Object.entries(slices)) {
+// Those that cost most first; the triangle is the tuned value.
+function drawSlices(parent, slices, optimum) {
+  const cost = (points) => Math.max(...points.map((point) => point[1])) - Math.min(...points.map((point) => point[1]));
+  for (const [name, points] of Object.entries(slices).sort((a, b) => cost(b[1]) - cost(a[1]))) {
     if (!points.length) continue;
     const named = points.some((point) => typeof point[0] !== "number");
     const categories = named ? [...new Set(points.map((point) => String(point[0])))] : undefined;
     const placed = points.map(([value, score]) => [named ? categories.indexOf(String(value)) : value, score]).sort((a, b) => a[0] - b[0]);
-    drawChart(parent, { title: name, x: named ? "" : "value", categories, series: [{ name: "score", points: placed, color: 2, shape: named ? "points" : "line" }] });
+    const tuned = points.find((point) => point[0] === optimum[name]);
+    const marks = tuned ? [{ x: named ? categories.indexOf(String(tuned[0])) : tuned[0], y: tuned[1], kind: "tuned", text: "tuned", color: 1, shape: "down" }] : [];
+    drawChart(parent, { title: name, x: named ? "" : "value", categories, marks, series: [{ name: "score", points: placed, color: 2, shape: named ? "points" : "line" }] });
   }
 }
 

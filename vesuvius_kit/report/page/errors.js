@@ -35,6 +35,13 @@ function describeError(error) {
   return `octant ${error.octant}`;
 }
 
+// The whole of it, for who does not see the list.
+function nameError(error) {
+  if (error.kind === "merged" || error.kind === "split") return `${error.kind} sheets: ${describeError(error)}`;
+  const size = error.kind === "tunnel" ? `width ${describeSize(error)}` : `${error.size} voxels`;
+  return `${error.kind} only in the ${error.side}, ${size}`;
+}
+
 function describeSize(error) {
   return error.kind === "tunnel" && !error.size ? "more than 8" : String(error.size);
 }
@@ -42,6 +49,7 @@ function describeSize(error) {
 function showErrors(viewer, volume) {
   const lists = document.getElementById("error-lists");
   const groups = groupErrors(volume.facts);
+  for (const heading of document.querySelectorAll(".of-volume")) heading.textContent = ` in volume ${volume.facts.id}`;
   lists.replaceChildren();
   document.getElementById("errors-note").hidden = !groups.length;
   if (!groups.length) {

@@ -28,5 +28,5 @@ for (const charts of document.querySelectorAll(".charts[data-fold]")) {
   const fold = charts.dataset.fold;
   drawTraining(charts, data.names[1] ? [data.training[fold], data.compared[fold]] : [data.training[fold]], names);
 }
-if (data.tuning.slices) drawSlices(document.getElementById("tuning-slices") || document.createElement("div"), data.tuning.slices);
+if (data.tuning.slices) drawSlices(document.getElementById("tuning-slices") || document.createElement("div"), data.tuning.slices, data.tuning.optimum);
 if (data.tuning.history) drawHistory(document.getElementById("tuning-history") || document.createElement("div"), data.tuning.history);

@@ -232,7 +232,7 @@ class Viewer {
     this.chosen = error;
     this.places = [...error.place];
     this.turn(error.axis);
-    this.tell(error.place);
+    this.tell(error.place, nameError(error));
     for (const listener of this.listeners) listener(this.volume, error);
     this.center(error);
   }
@@ -407,6 +407,7 @@ class Viewer {
       const [row, column] = toSlice(this.chosen.place, this.axis);
       const radius = Math.max(5, columns / 45);
       draw(svg, "circle", { class: "chosen", cx: column + 0.5, cy: row + 0.5, r: radius });
+      draw(svg, "circle", { cx: column + 0.5, cy: row + 0.5, r: radius * 0.8, stroke: KIND_COLORS[this.chosen.kind] });
       for (const [dy, dx] of [[-1, 0], [1, 0], [0, -1], [0, 1]]) {
         draw(svg, "line", { class: "cross", x1: column + 0.5 + dx * radius, x2: column + 0.5 + dx * radius * 2, y1: row + 0.5 + dy * radius, y2: row + 0.5 + dy * radius * 2 });
       }
@@ -422,13 +423,13 @@ class Viewer {
   }
 
   // What is at a place, in words.
-  async tell(place) {
+  async tell(place, first) {
     const { volume } = this;
     const layers = volume.facts.layers;
     await Promise.all(layers.map((layer) => volume.prepare(layer, 0, place[0])));
     const [z, y, x] = place;
     const at = (z * volume.shape[1] + y) * volume.shape[2] + x;
-    const words = [`z ${z}, y ${y}, x ${x}`];
+    const words = [...(first ? [first] : []), `z ${z}, y ${y}, x ${x}`];
     const value = (layer) => volume.arrays[layer][at];
     if (layers.includes("image")) words.push(`grey ${value("image")}`);
     if (layers.includes("probability")) words.push(`probability ${(value("probability") / 255).toFixed(2)}`);
