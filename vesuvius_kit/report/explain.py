@@ -378,7 +378,9 @@ def _lay_out(
         "training": explanation.training,
         "compared": dict(compared),
         "volumes": [volume.facts for volume in explanation.shown],
-        "tuning": {key: explanation.tuning[key] for key in ("slices", "history", "optimum")} if explanation.tuning else {},
+        "tuning": {key: explanation.tuning[key] for key in ("slices", "history", "optimum")}
+        if explanation.tuning
+        else {},
     }
     return page, data, blobs
 
