@@ -10,6 +10,8 @@ UNLABELLED = 2
 CHUNK_SHAPE = (320, 320, 320)
 """Voxels of a chunk of the competition, (z, y, x)."""
 
+SCORE_PARTS = ("score", "toposcore", "surface_dice", "voi_score")
+"""The competition's score and its parts, as `LeaderboardScore` calls them."""
 SURFACE_TOLERANCE = 2.0
 """Distance within which the score's surface Dice counts a surface as found, in voxels, inclusive."""
 VOI_ALPHA = 0.3

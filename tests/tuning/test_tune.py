@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 from helpers.competitions import make_pair
@@ -225,8 +226,6 @@ def test_a_trial_that_is_given_up_is_ranked_below_the_best(case, tmp_path):
 
 
 def open_study(folder):
-    import optuna
-
     return optuna.load_study(study_name="all", storage=open_journal(folder))
 
 
@@ -334,12 +333,10 @@ def start(case, output, trials):
 def wait_for_trials(folder, count, seconds=120):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if (folder / "journal.log").exists():
-            try:
-                if count_finished(open_study(folder)) >= count:
-                    return
-            except (KeyError, ValueError):
-                pass  # the study is not there yet
+        # The journal is there before the study is in it.
+        has_study = (folder / "journal.log").exists() and "all" in optuna.get_all_study_names(open_journal(folder))
+        if has_study and count_finished(open_study(folder)) >= count:
+            return
         time.sleep(0.2)
     raise AssertionError(f"no {count} trials within {seconds} s")
 

@@ -2,9 +2,7 @@
 
 from vesuvius_kit.checks import check_output_file
 from vesuvius_kit.console import show_progress
-from vesuvius_kit.constants import SURFACE_TOLERANCE, VOI_ALPHA
-
-COLUMNS = ("score", "toposcore", "surface_dice", "voi_score")
+from vesuvius_kit.constants import SCORE_PARTS, SURFACE_TOLERANCE, VOI_ALPHA
 
 
 def score(
@@ -59,8 +57,8 @@ def score(
         result.to_json(json)
     rows = result.rows()
     width = max(len(row["id"]) for row in rows)
-    print(" " * width, *(f"{column:>13}" for column in COLUMNS))
+    print(" " * width, *(f"{column:>13}" for column in SCORE_PARTS))
     for row in rows:
-        print(f"{row['id']:<{width}}", *(f"{row[column]:>13.4f}" for column in COLUMNS))
+        print(f"{row['id']:<{width}}", *(f"{row[column]:>13.4f}" for column in SCORE_PARTS))
     for kind, names in result.problems.items():
         print(f"not scored, {kind}: {'; '.join(names)}")

@@ -268,7 +268,8 @@ def _list_probabilities(folder: Path | None, weights: Mapping[str, float]) -> tu
 
 def _group_weights(tuning: Mapping[str, Any]) -> dict[str, float]:
     """The weights of groups that were tuned, by name; empty where there are none."""
-    tuned = tuning.get("tuned")
+    # Where the search gained nothing the preset was written, with equal weights.
+    tuned = None if tuning.get("is_preset") else tuning.get("tuned")
     settings = tuned.get("settings") if isinstance(tuned, dict) else None
     named = {str(name): value for name, value in settings.items()} if isinstance(settings, dict) else {}
     return {

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesuvius_kit.checks import InputValueError
+from vesuvius_kit.constants import SCORE_PARTS
 from vesuvius_kit.io.volume import read_volume
 from vesuvius_kit.metrics import LeaderboardScore, leaderboard_score
 from vesuvius_kit.postprocess.pipeline import Step, run_pipeline
 from vesuvius_kit.report.parts import Parts
 
-COLUMNS = ("score", "toposcore", "surface_dice", "voi_score")
+COLUMNS = SCORE_PARTS
 """The score and its parts."""
 SOURCES = {
     "masks": "By volume",

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vesuvius_kit.checks import InputValueError, make_folder, name_os_errors
+from vesuvius_kit.constants import SCORE_PARTS
 from vesuvius_kit.metrics import LeaderboardScore
 
-PARTS = ("score", "toposcore", "surface_dice", "voi_score")
+PARTS = SCORE_PARTS
 """The score and its parts."""
 
 
