@@ -337,6 +337,24 @@ def test_dragging_leafs(wide):
     wide.drawn(f"7 z {start + 5} ")
 
 
+def test_dragging_moves_what_is_enlarged(wide):
+    start = wide.state()
+    frame = wide.page.locator("#frame")
+    height = frame.bounding_box()["height"]
+    for _ in range(3):
+        wide.page.click("#larger")
+    assert frame.bounding_box()["height"] == height
+    wide.page.locator("#slices").evaluate("e => e.scrollIntoView({behavior: 'instant'})")
+    box = frame.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    wide.page.mouse.move(x, y)
+    wide.page.mouse.down()
+    wide.page.mouse.move(x - 40, y - 30, steps=4)
+    wide.page.mouse.up()
+    assert frame.evaluate("e => [e.scrollLeft, e.scrollTop]") == [40, 30]
+    assert wide.state() == start
+
+
 def test_sheets_are_coloured_by_component_by_what_merged_or_alike(wide):
     wide.turn(0, 12)
     wide.show("label")

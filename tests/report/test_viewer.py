@@ -116,8 +116,9 @@ def test_meshes_lie_on_their_sheets_and_are_small():
     sheets[5:55, 30:33, 5:45] = 2
     for number in range(3, 25):
         sheets[:4, 50:58, 2 * number] = number
-    pieces, content = make_meshes(sheets)
+    pieces, content, undrawn = make_meshes(sheets)
     assert [piece.sheet for piece in pieces] == [1, 2]  # the others have under a hundred voxels
+    assert undrawn == 22
     n_vertices = sum(piece.n_vertices for piece in pieces)
     n_triangles = sum(piece.n_triangles for piece in pieces)
     assert n_triangles < MOST_TRIANGLES
@@ -141,11 +142,12 @@ def test_small_sheets_are_one_mesh():
     sheets = np.zeros((40, 40, 80), np.int32)
     for number in range(1, 20):
         sheets[5:35, 5:35, 4 * number : 4 * number + 2] = number
-    pieces, _ = make_meshes(sheets)
+    pieces, _, undrawn = make_meshes(sheets)
     assert [piece.sheet for piece in pieces] == [*range(1, 17), 0]
+    assert undrawn == 0
 
 
 def test_a_rough_surface_is_made_coarser_until_it_is_small():
     sheets = (np.random.default_rng(0).random((100, 100, 100)) < 0.5).astype(np.int32)
-    (piece,), _ = make_meshes(sheets)
+    (piece,), _, _ = make_meshes(sheets)
     assert 0 < piece.n_triangles <= MOST_TRIANGLES

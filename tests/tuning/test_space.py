@@ -51,6 +51,18 @@ def test_above_counts_from_the_other_parameter(tmp_path):
     assert space.defaults("raw", ["a"])["raw.hysteresis_threshold.t_high"] == 0.0
 
 
+def test_what_optuna_counts_in_steps_is_named_without_the_dirt_of_binary_fractions(tmp_path):
+    space = load_space(
+        write_space(
+            tmp_path,
+            "pipelines: {raw: {hysteresis_threshold.t_low: {low: 0.1, high: 0.5, step: 0.1}}}",
+        )
+    )
+    name = "raw.hysteresis_threshold"
+    values = {"pipeline": "raw", f"{name}.t_low": 0.1 + 2 * 0.1}
+    assert space.on_grid(values, ["a"]) == {"pipeline": "raw", f"{name}.t_low": 0.3} != values
+
+
 def test_a_parameter_may_follow_another_without_being_searched():
     space = load_space()
     name = "sheet_repair.hysteresis_threshold"

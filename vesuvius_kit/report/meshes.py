@@ -29,10 +29,11 @@ class Mesh:
     """Three uint32 each: numbers of vertices."""
 
 
-def make_meshes(sheets: NDArray[np.int32]) -> tuple[list[Mesh], bytes]:
+def make_meshes(sheets: NDArray[np.int32]) -> tuple[list[Mesh], bytes, int]:
     """Turn numbered sheets, (Z, Y, X) with 0 for background, the largest first, into meshes.
 
-    The bytes are, little-endian, all vertices, filled up to a multiple of four bytes, then all triangles.
+    The bytes are, little-endian, all vertices, filled up to a multiple of four bytes, then all triangles. The number is of
+    the sheets that are too small to be drawn.
     """
     sizes = np.bincount(sheets.ravel())
     sizes[0] = 0
@@ -50,7 +51,7 @@ def make_meshes(sheets: NDArray[np.int32]) -> tuple[list[Mesh], bytes]:
     )
     triangles = b"".join(triangles.astype("<u4").tobytes() for *_, triangles in meshes)
     pieces = [Mesh(number, len(vertices), len(triangles)) for number, vertices, triangles in meshes]
-    return pieces, vertices + b"\0" * (-len(vertices) % 4) + triangles
+    return pieces, vertices + b"\0" * (-len(vertices) % 4) + triangles, int(np.count_nonzero(sizes)) - len(drawn)
 
 
 _Surface = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -92,10 +92,10 @@ def pack_volume(volume: ViewedVolume, max_bytes: int) -> PackedVolume:
         facts["overlaps"] = [row for row in sheets.overlaps if max(row[:2]) < OTHERS]
         facts["sheets"] = {"prediction": sheets.sizes[0][:OTHERS], "label": sheets.sizes[1][:OTHERS]}
         facts["n_sheets"] = [len(sizes) for sizes in sheets.sizes]
-    facts["meshes"] = {}
+    facts["meshes"], facts["undrawn"] = {}, {}
     for side, numbers in (("prediction", prediction_sheets), ("label", label_sheets)):
         if numbers is not None and numbers.any():
-            pieces, content = make_meshes(numbers)
+            pieces, content, facts["undrawn"][side] = make_meshes(numbers)
             facts["meshes"][side] = [vars(piece) for piece in pieces]
             blobs[f"mesh-{side}"] = _deflate_bytes(content)
     pictures = {}

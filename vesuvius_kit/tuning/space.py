@@ -177,6 +177,11 @@ class Space:
                 values[name] = chosen
         return values
 
+    def on_grid(self, values: Values, groups: Sequence[str]) -> Values:
+        """Return a trial's choices without the dirt of binary fractions: 0.7, which Optuna has as 0.7000000000000001."""
+        known = self.parameters(str(values[PIPELINE]), groups)
+        return {name: known[name].nearest(value) if name in known else value for name, value in values.items()}
+
     def draw(self, rng: random.Random, groups: Sequence[str]) -> Values:
         """Return choices at random."""
         pipeline = rng.choice(list(self.branches))

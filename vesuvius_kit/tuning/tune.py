@@ -143,10 +143,11 @@ def tune(
         crew.search(list(left_out.values()))
 
     ranked = complete_trials(study)
+    optimum = chosen_space.on_grid(ranked[0].params, held_out.weighed)
     best = crew.best(whole)
     slices = {
         name: [(value, candidate) for value, candidate in points if _can_run(candidate)]
-        for name, points in list_slices(chosen_space, ranked[0].params, groups, held_out.weighed).items()
+        for name, points in list_slices(chosen_space, optimum, groups, held_out.weighed).items()
     }
     left_out_best = {scroll: crew.best(search) for scroll, search in left_out.items()}
     # Some volumes are enough to see how flat the optimum is; nothing is given up here.
@@ -172,12 +173,12 @@ def tune(
     cautions += _caution_about_files(reference if is_preset else None, best, held_out)
     taken, what = (baselines[reference], "as it is") if is_preset else (best, "tuned")
     write_settings(folder, taken, f"{what}: {crew.mean(taken, order):.3f} on {len(order)} volumes", held_out)
-    pipeline = str(ranked[0].params[PIPELINE])
+    pipeline = str(optimum[PIPELINE])
     tuning = Tuning(
         folder=folder,
         pipeline=pipeline,
         score=crew.mean(best, order),
-        settings=dict(ranked[0].params),
+        settings=dict(optimum),
         baselines=means,
         is_preset=is_preset,
         estimate=found,

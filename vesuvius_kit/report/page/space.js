@@ -78,7 +78,9 @@ async function drawSpace(volume) {
       scene: { aspectmode: "data", xaxis: axis("x", nX), yaxis: axis("y", nY), zaxis: axis("z", nZ) },
     }, { displaylogo: false, responsive: true });
     plot.dataset.drawn = side;
-    state.textContent = "Drag to turn; a click in the legend hides a sheet.";
+    const left = volume.facts.undrawn[side];
+    const omitted = left ? ` ${left} ${left === 1 ? "sheet" : "sheets"} under a hundred voxels ${left === 1 ? "is" : "are"} not drawn.` : "";
+    state.textContent = `Drag to turn; a click in the legend hides a sheet.${omitted}`;
   } catch (error) {
     // WebGL may be switched off.
     state.textContent = `cannot be drawn here: ${error.message}`;

@@ -138,17 +138,22 @@ class Viewer {
 
   connectPointer(sheet) {
     let start = null;
+    const frame = document.getElementById("frame");
     sheet.addEventListener("pointerdown", (event) => {
-      start = { x: event.clientX, y: event.clientY, slice: this.position, moved: false };
+      start = { x: event.clientX, y: event.clientY, slice: this.position, left: frame.scrollLeft, top: frame.scrollTop, moved: false };
     });
     sheet.addEventListener("pointermove", (event) => {
       if (!start || !event.buttons) return;
-      const steps = Math.round((start.x - event.clientX) / 8);
-      if (Math.abs(start.x - event.clientX) > 6 && !start.moved) {
+      const [right, down] = [event.clientX - start.x, event.clientY - start.y];
+      const isZoomed = this.zoom > 1;
+      if (Math.max(Math.abs(right), isZoomed ? Math.abs(down) : 0) > 6 && !start.moved) {
         start.moved = true;
         sheet.setPointerCapture(event.pointerId);
       }
-      if (start.moved) this.move(start.slice + steps);
+      if (!start.moved) return;
+      // What is larger than its frame is moved in it, what is seen whole is paged through.
+      if (isZoomed) frame.scrollTo({ left: start.left - right, top: start.top - down, behavior: "instant" });
+      else this.move(start.slice - Math.round(right / 8));
     });
     sheet.addEventListener("pointerup", (event) => {
       if (start && !start.moved) this.probe(event);
@@ -255,8 +260,11 @@ class Viewer {
     const [rows, columns] = this.volume.size(this.axis);
     // Heading, slider and what is told of a place stay in sight.
     const height = Math.max(window.innerHeight - 290, 240);
-    const width = Math.min(frame.clientWidth, (height * columns) / rows);
+    const width = Math.min(frame.offsetWidth, (height * columns) / rows);
     document.getElementById("sheet").style.width = `${Math.floor(width * this.zoom)}px`;
+    // The frame stays as it was, whatever the zoom.
+    frame.style.height = `${Math.ceil((width * rows) / columns)}px`;
+    frame.classList.toggle("zoomed", this.zoom > 1);
   }
 
   center(error) {
